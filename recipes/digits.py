@@ -25,7 +25,7 @@ recipe = Recipe(
         "text": BytesConfig(),
         "speech": DMelConfig.dmel_40hz(),
         "image": VQPatchesConfig(),
-        "jets": JetGridConfig(totals=("pt_gev", "mass_gev")),
+        "jets": JetGridConfig(bins=(41, 31, 31), totals=("pt_gev", "mass_gev")),
     },
     tasks=(
         Task(("caption",), ("image",), weight=0.07, cond_dropout=0.1),

@@ -25,7 +25,10 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="jets",
     sources=(JetFile(path=""),),
-    tokenizers={"text": BytesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
+    tokenizers={
+        "text": BytesConfig(),
+        "jets": JetGridConfig(bins=(41, 31, 31), totals=("pt_gev", "mass_gev")),
+    },
     tasks=(Task((), ("jets",)),),
     model=DecoderConfig(
         trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}

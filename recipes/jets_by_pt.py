@@ -27,7 +27,7 @@ recipe = Recipe(
     tokenizers={
         "text": BytesConfig(),
         "pt_gev": NumberConfig(unit="GeV", low=500.0, high=1500.0, scale="log"),
-        "jets": JetGridConfig(totals=("pt_gev", "mass_gev")),
+        "jets": JetGridConfig(bins=(41, 31, 31), totals=("pt_gev", "mass_gev")),
     },
     tasks=(Task(("caption", "pt_gev"), ("jets",), cond_dropout=0.1),),
     model=DecoderConfig(

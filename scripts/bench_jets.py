@@ -52,22 +52,23 @@ N_FITTED = 13_500  # jets that a tokenizer learns from
 MOST_PARTICLES = 128
 BOTH = ("pt_gev", "mass_gev")
 EQUAL = (0.0, 0.0, 0.0)  # core: equal bins
+COARSE = (41, 31, 31)  # bins of the recipes
 ROWS = {
-    "equal-41-31-31": JetGridConfig(core=EQUAL),
+    "equal-41-31-31": JetGridConfig(core=EQUAL, bins=COARSE),
     "equal-41-61-61": JetGridConfig(core=EQUAL, bins=(41, 61, 61)),
-    "equal-totals": JetGridConfig(core=EQUAL, totals=BOTH),
+    "equal-totals": JetGridConfig(core=EQUAL, bins=COARSE, totals=BOTH),
     "grid-31-31-31": JetGridConfig(bins=(31, 31, 31)),
     "grid-41-25-25": JetGridConfig(bins=(41, 25, 25)),
-    "grid-41-31-31": JetGridConfig(),
+    "grid-41-31-31": JetGridConfig(bins=COARSE),
     "grid-47-31-31": JetGridConfig(bins=(47, 31, 31)),
     "grid-41-41-41": JetGridConfig(bins=(41, 41, 41)),
     "grid-31-51-51": JetGridConfig(bins=(31, 51, 51)),
     "grid-25-61-61": JetGridConfig(bins=(25, 61, 61)),
     "grid-41-51-51": JetGridConfig(bins=(41, 51, 51)),
     "grid-31-61-61": JetGridConfig(bins=(31, 61, 61)),
-    "grid-41-61-61": JetGridConfig(bins=(41, 61, 61)),
+    "grid-41-61-61": JetGridConfig(),  # the default
     "grid-41-81-81": JetGridConfig(bins=(41, 81, 81)),
-    "grid-totals": JetGridConfig(totals=BOTH),
+    "grid-totals": JetGridConfig(bins=COARSE, totals=BOTH),
     "continuous": JetLatentsConfig(),
     "residual-2x512": JetCodesConfig(n_codes=512, n_books=2),
     "residual-3x256": JetCodesConfig(n_codes=256, n_books=3),

@@ -115,7 +115,7 @@ def default(modality: str) -> Tokenizer:
     """The tokenizer of a modality that needs no training.
 
     UTF-8 bytes, dMel at 80 Hz, pixels of 256 levels (any picture, nothing lost), the jet grid
-    41/31/31, fine about the axis.
+    41/61/61, fine about the axis.
     """
     match modality:
         case "text":

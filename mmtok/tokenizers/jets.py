@@ -53,7 +53,7 @@ class JetGridConfig(TokenizerConfig):
             segment.
         totals: frames of the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept. They
             need eta_rel and phi_rel as second and third feature, whose codes hold equal steps of
-            the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
+            the logarithm between 1 GeV and 20 TeV (0.3 % each at 61 bins).
         pt_share: bins are of ln of the share of its jet's pt that a constituent has, and low and
             high of "pt_gev" too, such as -9 and 0. It needs the total pt_gev, which turns shares
             into GeV.
@@ -69,7 +69,7 @@ class JetGridConfig(TokenizerConfig):
     presets: ClassVar[tuple[str, ...]] = ("jetclass",)
 
     features: tuple[str, ...] = ("pt_gev", "eta_rel", "phi_rel")
-    bins: tuple[int, ...] = (41, 31, 31)
+    bins: tuple[int, ...] = (41, 61, 61)
     low: tuple[float, ...] = (-2.0, -0.8, -0.8)
     high: tuple[float, ...] = (6.9, 0.8, 0.8)
     core: tuple[float, ...] = ()
@@ -89,7 +89,7 @@ class JetGridConfig(TokenizerConfig):
         """
         return cls(
             features=("pt_gev", "eta_rel", "phi_rel", "charge", "particle_id", "d0", "dz"),
-            bins=(41, 31, 31, 5, 7, 31, 31),
+            bins=(41, 61, 61, 5, 7, 31, 31),
             low=(-2.0, -0.8, -0.8, -1.5, -0.5, -20.0, -20.0),
             high=(6.9, 0.8, 0.8, 1.5, 4.5, 20.0, 20.0),
             core=(0.0, CORES["eta_rel"], CORES["phi_rel"], 0.0, 0.0, 0.02, 0.02),

@@ -222,8 +222,8 @@ def test_a_token_file_tells_bits_a_row(tmp_path, said):
         main(["tokenize", "jets", str(tmp_path / "jets.npz"), "-o", str(tmp_path / "t.parquet")])
         == 0
     )
-    bits = np.log2(41 * 31 * 31)
-    assert f"41 x 31 x 31 levels, {bits:.4g} bits a frame, {1.5 * bits:.4g} bits a row" in said(
+    bits = np.log2(41 * 61 * 61)
+    assert f"41 x 61 x 61 levels, {bits:.4g} bits a frame, {1.5 * bits:.4g} bits a row" in said(
         tmp_path / "t.parquet"
     )
 

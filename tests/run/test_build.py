@@ -92,7 +92,7 @@ def test_fitting_alone_leaves_a_run_that_can_be_shown_but_not_asked(tiny_recipe,
     run = fit(tiny_recipe, tmp_path / "run")
     assert "not started" in describe_run(
         run
-    ) and "jets: JetGridConfig, 41 x 31 x 31 levels" in describe_run(run)
+    ) and "jets: JetGridConfig, 41 x 61 x 61 levels" in describe_run(run)
     with pytest.raises(
         UserError, match="holds no trained model yet, nor a checkpoint; `mmtok train`"
     ):

@@ -79,8 +79,8 @@ def test_error_of_a_uniform_feature_is_the_width_over_root_twelve():
 
 
 def test_bins_are_fine_about_the_axis_and_have_the_same_range():
-    axis = JetGridConfig(allow_clipping=True).build()
-    equal = JetGridConfig(core=EQUAL, allow_clipping=True).build()
+    axis = JetGridConfig(bins=(41, 31, 31), allow_clipping=True).build()
+    equal = JetGridConfig(bins=(41, 31, 31), core=EQUAL, allow_clipping=True).build()
     codes = np.stack([np.full(31, 20), np.arange(31), np.full(31, 15)], 1)[::-1]
     angles = axis.decode(Segment("jets", codes=codes))[::-1, 1]
     steps = np.diff(angles[1:-1])
@@ -108,7 +108,7 @@ def test_signature_and_codes_agree():
     grid = JetGridConfig().build()
     jets = make_jets(30, most=300)
     assert (
-        grid.signature.levels == (41, 31, 31)
+        grid.signature.levels == (41, 61, 61)
         and grid.signature.frames is None
         and grid.signature.descending
     )
@@ -183,7 +183,7 @@ def test_what_lies_outside_is_clipped_and_counted():
     grid = JetGridConfig(allow_clipping=True).build()
     jet = np.array([[2000.0, 0, 0], [1.0, 5.0, 0], [1.0, 0, -1.0], [0.01, 0, 0]], np.float32)
     codes = grid.encode(jet).codes
-    assert codes[0, 0] == 40 and codes[1, 1] == 30 and codes[2, 2] == 0 and codes[3, 0] == 0
+    assert codes[0, 0] == 40 and codes[1, 1] == 60 and codes[2, 2] == 0 and codes[3, 0] == 0
     assert grid.fidelity([jet])["clipped_share"] == 1.0
     assert grid.fidelity(make_jets(5) + [jet[:0]])["clipped_share"] < 0.05
     with pytest.raises(UserError, match="at least one"):
@@ -379,8 +379,11 @@ def test_totals_outside_their_range_are_counted_by_jet():
 def test_the_default_grid_is_the_one_that_stored_tokens_were_made_with():
     grid = JetGridConfig().build()
     jets = make_jets(20, most=300)
-    assert grid.signature.fingerprint == "57e544e811b6"
-    assert grid.encode(jets[0]).codes[:3].tolist() == [[30, 7, 18], [27, 18, 8], [26, 6, 12]]
+    assert grid.signature.fingerprint == "142b34b89d0b"
+    # of the recipes, and the default of the first edition
+    coarse = JetGridConfig(bins=(41, 31, 31)).build()
+    assert coarse.signature.fingerprint == "57e544e811b6"
+    assert coarse.encode(jets[0]).codes[:3].tolist() == [[30, 7, 18], [27, 18, 8], [26, 6, 12]]
     assert set(grid.fidelity(jets)) == {
         "pt_ratio_width",
         "pt_ratio_median",
@@ -418,7 +421,9 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
     grid = JetGridConfig(totals=BOTH, allow_clipping=True).build()
     rng = np.random.default_rng(2)
     lengths = (0, 1, 2, 3, 50, *[128] * 50, 1, 0)
-    segments = [Segment("jets", codes=rng.integers(0, (41, 31, 31), (n, 3))) for n in lengths]
+    segments = [
+        Segment("jets", codes=rng.integers(0, grid.signature.levels, (n, 3))) for n in lengths
+    ]
     decoded = grid.decode_batch(segments)
     assert [len(jet) for jet in decoded] == [max(0, n - 2) for n in lengths]
     for jet, segment in zip(decoded, segments, strict=True):
@@ -436,7 +441,7 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
         grid.decode(grid.encode(lone(0.5))), plain.decode(plain.encode(lone(0.5)))
     )  # below: as it is
     wild = grid.encode(np.array([[1, 900, 0], [0.5, -900, 0]], np.float32))
-    assert (wild.codes >= 0).all() and (wild.codes < (41, 31, 31)).all()
+    assert (wild.codes >= 0).all() and (wild.codes < grid.signature.levels).all()
 
 
 @pytest.mark.parametrize(
