@@ -247,7 +247,7 @@ def audiofolder_evidence(place: Place) -> str:
     """A metadata file in a folder below, and none here."""
     sampled = [path for path in place.sample if path.name.lower() in AUDIOFOLDER]
     below = [path for path in sampled if path.parent != place.path]
-    if not below or own_table(place) or not _names_files(below[0]):
+    if not below or own_table(place) or not any(map(_names_files, below[:N_FOLDERS])):
         return ""
     return listed([os.path.relpath(path, place.path) for path in below], 3)
 

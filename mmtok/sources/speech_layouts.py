@@ -52,7 +52,13 @@ from mmtok.sources.speech_tables import (
 )
 from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
 from mmtok.sources.speech_trees import kaldi_clips, librispeech_clips, libritts_clips, vctk_clips
-from mmtok.sources.speech_unread import check_held, check_no_table, check_packed, check_tables
+from mmtok.sources.speech_unread import (
+    check_held,
+    check_no_columns,
+    check_no_table,
+    check_packed,
+    check_tables,
+)
 from mmtok.sources.transcripts import COMPANIONS, TEXTS, Transcripts, stem_of
 
 WANTED = "sound files with transcripts (NAME.txt beside NAME.wav)"
@@ -203,8 +209,8 @@ def find_clips(path: str | Path, layout: str, settings: ReadSettings) -> tuple[s
             f" table ({', '.join(TABLES)})"
         )
     if found is None:
-        check_no_table(place)
         _look_below(place)
+        check_no_table(place)
     chosen = found or LAYOUTS[0]
     _check_settings(place, chosen.name)
     with Tally(UNITS.get(chosen.name, "rows")) as tally:
@@ -213,6 +219,8 @@ def find_clips(path: str | Path, layout: str, settings: ReadSettings) -> tuple[s
             clips = in_order(clips, tally, bool(settings.train or settings.heldout))
     if not clips:
         raise UserError(f"{place.path}: no sound file with a transcript in it")
+    if found is None and all(clip.fault for clip in clips):
+        check_no_columns(place)
     if chosen.name != "plain":
         if not layout:
             _check_loose(place, chosen, clips)

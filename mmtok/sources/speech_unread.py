@@ -11,8 +11,16 @@ from mmtok.io.tables import suffix_of
 from mmtok.io.tally import Tally
 from mmtok.sources.layouts import is_part
 from mmtok.sources.pictures import PACKED_TARS
-from mmtok.sources.speech_columns import find_columns, headless, sound_among
-from mmtok.sources.speech_evidence import COMMON_VOICE, PIPED_NAME, Place
+from mmtok.sources.speech_columns import find_columns, headless, need_columns, sound_among
+from mmtok.sources.speech_evidence import (
+    AUDIOFOLDER,
+    COMMON_VOICE,
+    PIPED_NAME,
+    Place,
+    commonvoice_tables,
+    nemo_tables,
+    piped_tables,
+)
 from mmtok.sources.speech_tables import columns_in, held_sounds, stem_of_table
 from mmtok.sources.unread_tables import check_unread, fault_in
 
@@ -81,16 +89,26 @@ def check_no_table(place: Place) -> None:
         return
     for name in place.names:
         check_packed(place.path / name)
-    for path in place.tables:
+    metadata = [path for path in place.sample if path.name.lower() in AUDIOFOLDER]
+    for path in (*place.tables, *metadata):
         if fault := _fault(path):
             raise UserError(fault)
 
 
+def check_no_columns(place: Place) -> None:
+    """Raise UserError for the tables of a folder, where sounds have no transcripts of their own."""
+    for path in place.tables:
+        columns = columns_in(path)
+        if len(columns) > 1:
+            need_columns({}, columns, path)
+
+
 def _others(place: Place, layout: str, used: Sequence[Path]) -> list[Path]:
-    """The tables beside those that a layout reads which could be its own."""
+    """The tables beside those that a layout reads which could be its own, and no other's."""
     if not place.path.is_dir():
         return []
-    others = [path for path in place.tables if path not in used]
+    read_otherwise = [*piped_tables(place), *nemo_tables(place), *commonvoice_tables(place)]
+    others = [path for path in place.tables if path not in used and path not in read_otherwise]
     if layout == "commonvoice":
         return [path for path in others if stem_of_table(path) in COMMON_VOICE]
     if layout == "ljspeech":
@@ -111,7 +129,4 @@ def _check_meant(place: Place, path: Path, columns: Sequence[str], used: Sequenc
     for name in (place.settings.train, place.settings.heldout):
         is_meant = name and is_part(name, path.name)
         if is_meant and not any(is_part(name, other.name) for other in used):
-            raise UserError(
-                f"{path}: needs the columns file and text, has {listed(columns)}; name them as in"
-                " --columns file=COLUMN,caption=COLUMN"
-            )
+            need_columns({}, columns, path)

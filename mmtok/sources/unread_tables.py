@@ -70,7 +70,9 @@ def check_unread(
             raise UserError(fault)
     if train and any(is_part(train, path.name) for path in used):
         return
+    counted = Tally("tables")  # which speaks only where they are few
     broken = Broken(len(used) + len(faults), "tables", tolerance)
     for path, fault in faults.items():
-        broken.add(path.name, UserError(fault), tally)
+        broken.add(path.name, UserError(fault), counted)
     broken.stop_if_many()
+    tally.merge(counted.as_plain())

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import warnings
 import zlib
 
 import pyarrow as pa
@@ -48,8 +49,11 @@ def test_a_damaged_table_beside_a_good_one(tmp_path, content, part):
     put_sounds(tmp_path)
     put_text(tmp_path / "train.csv", GOOD)
     put_text(tmp_path / "dev.csv", content)
-    said = said_by(SpeechFolder(str(tmp_path)))
-    assert part in said and "1 of 2 tables cannot be used, and at most 0.01 of all are" in said
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match=f"{part}.*: 1 of 2 tables cannot be used, and at most"):
+            SpeechFolder(str(tmp_path)).check()
+    assert not [note for note in notes if "passed over" in str(note.message)]
     said = said_by(SpeechFolder(str(tmp_path), train="train", heldout="dev"))
     assert part in said and "1 of 2" not in said
     found, said = read(SpeechFolder(str(tmp_path), max_error_share=0.5))
@@ -71,8 +75,10 @@ def test_a_table_with_other_columns_is_counted_and_asked_for_as_a_split(tmp_path
     assert set(found) == {"a.wav", "b.wav"}
     assert "1 of 2 tables was left out: they have no columns of files and texts (first: dev" in said
     assert "dev.csv, which has pathh, sentence" in said and "settings" not in said
-    said = said_by(SpeechFolder(str(tmp_path), train="train", heldout="dev"))
-    assert "dev.csv: needs the columns file and text, has pathh, sentence" in said
+    needed = "dev.csv: needs the columns file and text, has pathh, sentence"
+    assert needed in said_by(SpeechFolder(str(tmp_path), train="train", heldout="dev"))
+    (tmp_path / "train.csv").unlink()
+    assert needed in said_by(SpeechFolder(str(tmp_path)))
 
 
 def test_lists_of_objects_are_tables_too(tmp_path):
@@ -128,6 +134,17 @@ def test_tables_of_audiofolder_may_be_packed_and_in_capitals(tmp_path, name):
     put_text(tmp_path / "train" / name, packed(f".{name.rsplit('.', 1)[1]}", text))
     found, said = read(SpeechFolder(str(tmp_path)))
     assert len(found) == 4 and found["b.wav"] == ("t b", 401) and "read as audiofolder" in said
+
+
+def test_damaged_tables_of_audiofolder_are_named(tmp_path):
+    put_sounds(tmp_path / "test", "ab")
+    put_sounds(tmp_path / "train", "cd")
+    put_text(tmp_path / "train" / "metadata.csv", "file_name,text\nc.wav,z\nd.wav,w\n")
+    for splits in ({}, {"train": "train", "heldout": "test"}):
+        put_text(tmp_path / "test" / "metadata.csv", UTF_16)
+        assert "test/metadata.csv: is UTF-16" in said_by(SpeechFolder(str(tmp_path), **splits))
+    (tmp_path / "train" / "metadata.csv").unlink()
+    assert "test/metadata.csv: is UTF-16" in said_by(SpeechFolder(str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["", ".gz", ".zst"])
