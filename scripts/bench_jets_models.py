@@ -33,6 +33,7 @@ from mmtok.core.segment import Document
 from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import DPMSolver2M
 from mmtok.diffusion.schedules import EDM
+from mmtok.evaluation.likelihood import unigram_nll
 from mmtok.io.files import write_text
 from mmtok.io.terminal import print_status
 from mmtok.metrics.classifier_test import auc, classifier_test
@@ -51,6 +52,7 @@ CLASSES = ("gluon jet", "quark jet", "top jet")
 BARS = {"autoregressive": 0.60, "clouds-fm": 0.65, "clouds-edm": 0.65}
 N_DRAWN = 1000  # of each class
 N_TAGGED = 300
+N_SCORED = 40
 N_HALVES = 200  # draws of the null of two halves
 STEPS = {"autoregressive": 500, "clouds-fm": 1500, "clouds-edm": 1500}
 
@@ -93,11 +95,16 @@ def trained(name: str, folder: Path, seed: int) -> Run:
         # all runs share the jets, which take long to make
         start_run(recipe, home)
         (home / "data").symlink_to(data.resolve())
+    spent = 0.0
+    if (home / SPENT).exists():
+        spent = json.loads((home / SPENT).read_text())
+    log = home / "log.jsonl"
+    n_logged = log.stat().st_size if log.exists() else 0
     before = cpu_minutes()
-    is_new = not (home / "log.jsonl").exists()
     run = train(recipe, home)
-    if is_new:
-        write_text(home / SPENT, json.dumps(cpu_minutes() - before))
+    if log.stat().st_size > n_logged:
+        # also of a run that is trained on; what an interrupted call took is not known
+        write_text(home / SPENT, json.dumps(spent + cpu_minutes() - before))
     return run
 
 
@@ -192,6 +199,34 @@ def tagging(run: Run, jets: Mapping[str, Sequence[np.ndarray]], n: int) -> dict[
     return {"auc": value, "auc_half": 1.96 * _auc_error(value, n), "n": n, "rate": 4 * n / seconds}
 
 
+# ---- likelihood
+
+
+def likelihood(run: Run, jets: Mapping[str, Sequence[np.ndarray]], n: int) -> dict[str, Any]:
+    """Nats per particle of n held-out jets a class given their class; unigram: by particles alone.
+
+    The unigram draws each channel of each particle by its frequency among training jets (latents:
+    from a normal distribution), and ends after each with one probability. Both are of the set.
+    """
+    documents = []
+    segments = []
+    for name in CLASSES:
+        given = run.tokenizers["text"].encode(name)
+        mine = run.tokenizers["jets"].encode_batch(jets[name][:n])
+        segments += mine
+        documents += [Document((given, segment), (False, True)) for segment in mine]
+    n_particles = sum(run.tokenizers["jets"].n_units(segment) for segment in segments)
+    nats = np.array([each.total for each in run.score_documents(documents)])
+    error = nats.std() * math.sqrt(len(nats)) / n_particles
+    return {
+        "nats": float(nats.sum()) / n_particles,
+        "nats_half": 1.96 * float(error),
+        "unigram": float(unigram_nll(run, "jets", segments)) / n_particles,
+        "kind": run.lm.kind("jets"),
+        "n": len(nats),
+    }
+
+
 # ---- the table
 
 
@@ -211,6 +246,7 @@ def measured(name: str, folder: Path, seed: int, n: int, n_tagged: int) -> dict[
         print_status(f"{name}, {caption}: AUC {figures['auc']:.3f}, SKS {figures['sks']:.3f}")
     if name == "autoregressive":
         row["tagging"] = tagging(run, real, n_tagged)
+    row["likelihood"] = likelihood(run, real, N_SCORED)
     write_text(folder / f"{name}-{seed}.json", json.dumps(row, indent=1))
     return row
 
@@ -254,6 +290,10 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         minutes = row["cpu_minutes"]
         print(f"{row['name']}: {row['parameters']:,} parameters, {minutes} CPU minutes")
+        if "likelihood" in row:
+            x = row["likelihood"]
+            of = f"{x['nats']:.3f} +- {x['nats_half']:.3f}, unigram {x['unigram']:.3f}"
+            print(f"nats per particle of {x['n']} jets ({x['kind']}): {of}")
         if "tagging" in row:
             x = row["tagging"]
             print(f"tagging: AUC {x['auc']:.3f} +- {x['auc_half']:.3f}, {x['rate']:.0f} scores/s")
