@@ -18,7 +18,7 @@ from mmtok.sources.interleaved import TYPES
 from mmtok.sources.jet_formats import LAYOUTS as JET_LAYOUTS
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.speech_layouts import LAYOUTS as SPEECH_LAYOUTS
-from mmtok.sources.text_corpus import layouts_of
+from mmtok.sources.text_layouts import layouts_of
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "howto" / "layouts.md"

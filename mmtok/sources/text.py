@@ -22,15 +22,12 @@ from mmtok.sources.text_corpus import (
     CharacterReader,
     Reader,
     RowReader,
-    TextPlace,
     Window,
-    layout_of,
-    layouts_of,
     named_split,
     report_rows,
     split_at_share,
-    text_place,
 )
+from mmtok.sources.text_layouts import TextPlace, layout_of, layouts_of, text_place
 from mmtok.sources.text_leaks import check_document_leaks
 from mmtok.sources.text_pieces import Chunking, Piece, cut
 

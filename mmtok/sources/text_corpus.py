@@ -1,4 +1,4 @@
-"""Corpora of text in files: which files a place has, how they are read, and where they are split.
+"""Corpora of text in files: how they are read, and where they are split.
 
 A split is by characters: the end of all of them, in the order of the files, is held out. Where
 documents are known (rows, or texts between marks), none is in two splits.
@@ -7,10 +7,9 @@ documents are known (rows, or texts between marks), none is in two splits.
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,16 +17,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from mmtok.errors import UserError
-from mmtok.io.columns import known_column
-from mmtok.io.compressed import COMPRESSED, bare_path
-from mmtok.io.messages import listed
-from mmtok.io.patterns import named_places
 from mmtok.io.remembered import Remembered
-from mmtok.io.tables import LINES
 from mmtok.io.tally import Tally
-from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
-from mmtok.sources.layouts import Layout, chosen_layout, is_part
+from mmtok.sources.layouts import is_part
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.text_index import (
     N_NAMED,
@@ -40,21 +33,9 @@ from mmtok.sources.text_index import (
 )
 from mmtok.sources.text_pieces import Chunking, begins_with_mark, n_chars_of, pieces, ranges
 from mmtok.sources.text_rows import (
-    MESSAGES,
-    SPELLINGS,
-    columns_of,
-    is_table,
     open_rows,
 )
 
-TXT = ".txt"
-TXT_FILES = (TXT, *(TXT + more for more in COMPRESSED))
-PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
-PLAIN_FILES = (*PLAIN, *(suffix + more for suffix in PLAIN for more in COMPRESSED))
-ROWS = (*LINES, ".csv", ".tsv", ".tab", ".psv", ".json")
-ROW_FILES = (*ROWS, *(suffix + more for suffix in ROWS for more in COMPRESSED), ".parquet")
-ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_infos")
-WANTED = "a UTF-8 text, a table of texts, or a folder of them"
 N_REMEMBERED = 100_000  # files
 
 R = TypeVar("R")
@@ -267,139 +248,6 @@ def _index(path: Path, reader: RowReader) -> RowIndex:
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty; a table with a header is needed")
     return look_at(open_rows(path, dict(reader.named), reader.is_chat), reader.chunking)
-
-
-# ---- which files a place has
-
-
-@dataclass
-class TextPlace:
-    """The files that a name stands for, by kind.
-
-    Attributes:
-        named: files that are named themselves, or by a pattern.
-        folders: that are named.
-        plain: the first file of characters in each.
-        tables: the first table in each.
-    """
-
-    named: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    plain: list[Path] = field(default_factory=list)
-    tables: list[Path] = field(default_factory=list)
-    has_txt: bool = False
-
-    def files(self, layout: str) -> list[Path]:
-        """The files of a layout, in order.
-
-        A warning says what is left out of a folder. Raises UserError for a folder without any.
-        """
-        if layout in ("table", "chat"):
-            return [*self.named, *files_among(self.folders, ROW_FILES)]
-        if not self.has_txt:
-            return [*self.named, *files_among(self.folders, PLAIN_FILES)]
-        found = files_among(self.folders, TXT_FILES)
-        about = [file for file in found if _is_about(file)]
-        if about:
-            names = listed([file.name for file in about])
-            warnings.warn(
-                f"{about[0].parent}: left out what tells of the corpus: {names}", stacklevel=2
-            )
-        return [*self.named, *(file for file in found if not _is_about(file))]
-
-
-def _is_about(file: Path) -> bool:
-    """Whether a file's name says that it tells of a corpus."""
-    return file.name.lower().startswith(ABOUT)
-
-
-def text_place(path: str) -> TextPlace:
-    """The files that a name stands for.
-
-    Raises UserError where there are none.
-    """
-    place = TextPlace()
-    for one in named_places(path, "TextFile", WANTED):
-        if not one.is_dir():
-            place.named.append(file_at(one, "TextFile", WANTED))
-            (place.tables if is_table(one) else place.plain).append(one)
-            continue
-        place.folders.append(one)
-        found = walk(one, (*PLAIN_FILES, *ROW_FILES)).files
-        telling = [file for file in found if not _is_about(file)]
-        place.has_txt |= any(bare_path(file).suffix.lower() == TXT for file in telling)
-        place.tables += [file for file in telling if is_table(file)][:1]
-        place.plain += [file for file in telling if not is_table(file)][:1]
-    return place
-
-
-def layouts_of(place: TextPlace | None = None) -> tuple[Layout, ...]:
-    """The layouts of text. Characters are read without a word where there is no table."""
-    has_tables = place is not None and bool(place.tables)
-    return (
-        Layout(
-            "plain",
-            "files of characters: .txt, .md, .rst, .tex, each also .gz or .zst",
-            _plain_evidence,
-            "plain",
-            plain=not has_tables,
-        ),
-        Layout(
-            "table",
-            "tables with a column of texts: .jsonl, .csv, .tsv, each also .gz or .zst; .parquet",
-            _table_evidence,
-            "table",
-        ),
-        Layout(
-            "chat",
-            "tables with a column of conversations, lists of role and content",
-            _chat_evidence,
-            "chat",
-        ),
-    )
-
-
-def _plain_evidence(place: TextPlace) -> str:
-    return ", ".join(path.name for path in place.plain[:1])
-
-
-def _table_evidence(place: TextPlace) -> str:
-    """The column of texts in the first table; "" where that holds conversations and no text."""
-    for path in place.tables[:1]:
-        names = _columns(path)
-        column = known_column(SPELLINGS, names)
-        if column:
-            return f"{column} in {path.name}"
-        if not known_column(MESSAGES, names) and not place.has_txt:
-            return path.name  # beside texts a table without a column of texts is about them
-    return ""
-
-
-def _chat_evidence(place: TextPlace) -> str:
-    """The column of conversations in the first table."""
-    for path in place.tables[:1]:
-        column = known_column(MESSAGES, _columns(path))
-        if column:
-            return f"{column} in {path.name}"
-    return ""
-
-
-def _columns(path: Path) -> tuple[str, ...]:
-    try:
-        return columns_of(path)[1]
-    except UserError:
-        return ()  # its reader says what is wrong
-
-
-def layout_of(place: TextPlace, wanted: str, where: str) -> str:
-    """The layout that is wanted, else the one that the place has.
-
-    Raises UserError where it has two.
-    """
-    chosen = chosen_layout(layouts_of(place), place, wanted, where)
-    if chosen is None:
-        return "plain"  # its files say what is wrong
-    return chosen.name
 
 
 # ---- where a corpus is split
