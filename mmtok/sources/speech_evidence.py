@@ -16,8 +16,8 @@ from mmtok.errors import UserError
 from mmtok.io.columns import known_column
 from mmtok.io.compressed import COMPRESSED
 from mmtok.io.messages import listed
+from mmtok.io.tables import LINES, suffix_of
 from mmtok.io.tables import SUFFIXES as TABLES
-from mmtok.io.tables import suffix_of
 from mmtok.io.walk import walk
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.sound_names import BELOW, SoundFiles
@@ -33,10 +33,10 @@ COMMON_VOICE = {"validated", "train", "dev", "test", "other", "invalidated"}
 PACKED = ("", *COMPRESSED)
 AUDIOFOLDER = {
     "metadata.parquet",
-    *(f"metadata.{kind}{packed}" for kind in ("csv", "jsonl") for packed in PACKED),
+    *(f"metadata{kind}{packed}" for kind in (".csv", *LINES) for packed in PACKED),
 }
 PIPED_NAME = re.compile(r"(metadata|transcripts?)[\w-]*\.(csv|txt|psv)(\.gz|\.zst)?")
-MANIFESTS = tuple(f"{kind}{packed}" for kind in (".json", ".jsonl") for packed in PACKED)
+MANIFESTS = tuple(f"{kind}{packed}" for kind in (".json", *LINES) for packed in PACKED)
 BOTH_TEXTS = "captions are the original text, --transcript normalized takes the other"
 
 

@@ -25,7 +25,7 @@ from mmtok.io.table_rows import (
     listed_objects,
     open_table,
 )
-from mmtok.io.tables import as_text, suffix_of
+from mmtok.io.tables import LINES, as_text, suffix_of
 from mmtok.io.tally import Tally
 from mmtok.io.walk import walk
 from mmtok.sources.clips import Clip
@@ -225,7 +225,7 @@ def first_line(path: Path) -> str:
 def columns_in(path: Path) -> tuple[str, ...]:
     """The columns of a table; () where it cannot be read. Of JSON those of its first objects."""
     try:
-        if suffix_of(path) in (".json", ".jsonl") and is_list(path):
+        if suffix_of(path) in (".json", *LINES) and is_list(path):
             rows = islice(listed_objects(path), N_SNIFFED)
             return tuple(dict.fromkeys(chain.from_iterable(row.value for row in rows)))
         return open_table(path).columns

@@ -115,7 +115,7 @@ def test_of_nemo(tmp_path):
     assert "train.json: is UTF-16" in said_by(SpeechFolder(str(tmp_path)))
 
 
-@pytest.mark.parametrize("kind", [".json.zst", ".jsonl.zst", ".jsonl.gz", ".JSON"])
+@pytest.mark.parametrize("kind", [".json.zst", ".jsonl.zst", ".jsonl.gz", ".ndjson", ".JSON"])
 def test_packed_manifests_have_the_rules_of_nemo(tmp_path, kind):
     for i, name in enumerate("ab"):
         put_sound(tmp_path / f"{name}.wav", 16_000 + i)
