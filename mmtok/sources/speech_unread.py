@@ -24,7 +24,8 @@ from mmtok.sources.speech_evidence import (
 from mmtok.sources.speech_tables import columns_in, held_sounds, stem_of_table
 from mmtok.sources.unread_tables import check_unread, fault_in
 
-WHOLE = "validated"  # the table of Common Voice that holds the others' clips
+# layout -> the table that holds the others' clips, and is read alone unless splits are named
+WHOLE = {"commonvoice": "validated", "ljspeech": "metadata"}
 
 
 def check_tables(place: Place, layout: str, used: Sequence[Path], wanted: str) -> None:
@@ -48,7 +49,9 @@ def check_tables(place: Place, layout: str, used: Sequence[Path], wanted: str) -
     train = settings.train
     if layout == "commonvoice" and settings.heldout and not train:
         train = "train"  # of the other tables none is for training
-    if WHOLE in map(stem_of_table, used) and not (settings.train or settings.heldout):
+    if WHOLE.get(layout, "") in map(stem_of_table, used) and not (
+        settings.train or settings.heldout
+    ):
         return
     with Tally("tables") as tally:
         tally.count(len(used) + len(faults))

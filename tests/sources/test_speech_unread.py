@@ -155,6 +155,17 @@ def test_tables_between_pipes_may_be_packed(tmp_path, kind):
     assert found == {"a.wav": ("one", 400), "b.wav": ("two", 401)} and "ljspeech" in said
 
 
+def test_a_damaged_part_beside_the_whole_between_pipes_is_asked_for_as_a_split_only(tmp_path):
+    put_sounds(tmp_path / "wavs", "abc")
+    put_text(tmp_path / "metadata.csv", "a|one\nb|two\nc|three\n")
+    put_text(tmp_path / "metadata_val.csv", UTF_16)
+    assert len(read(SpeechFolder(str(tmp_path)))[0]) == 3
+    assert "_val.csv: is UTF-16" in said_by(SpeechFolder(str(tmp_path), heldout="metadata_val"))
+    put_text(tmp_path / "metadata_train.csv", "a|one\nb|two\n")
+    (tmp_path / "metadata.csv").unlink()
+    assert "metadata_val.csv: is UTF-16" in said_by(SpeechFolder(str(tmp_path)))
+
+
 def test_lists_of_librispeech_may_be_in_capitals(tmp_path):
     put_sound(tmp_path / "1" / "2" / "1-2-0.FLAC")
     put_text(tmp_path / "1" / "2" / "1-2.TRANS.TXT", "1-2-0 HELLO\n")
