@@ -275,7 +275,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("runs/regression_toys"))
+    parser.add_argument("--posterior", action="store_true", help="the recipe's, instead of toys")
     args = parser.parse_args()
+    if args.posterior:
+        for seed in args.seeds:
+            print(f"seed {seed}: {json.dumps(posterior_figures(seed, args.out))}", flush=True)
+        return
     print(
         f"| head | coverage at {', '.join(map(str, LEVELS))} | largest error by seed | bar | CPU |"
     )

@@ -27,9 +27,9 @@ from mmtok.errors import UserError
 # milliseconds.
 STEPS_PER_ROUND = 32
 # Documents without noise of up to so many positions are kept, up to so many of all: to write one
-# takes longer than a small model's step needs for it. They take some 2 kB each.
+# takes longer than a small model's step needs for it. They take some 4 kB each.
 SHORT = 32
-MOST_KEPT = 60_000
+MOST_KEPT = 50_000
 STAGED = 2**62  # in seeds, where no step, task or round is: of the orders of later stages
 
 
