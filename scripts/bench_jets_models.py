@@ -54,7 +54,7 @@ N_DRAWN = 1000  # of each class
 N_TAGGED = 300
 N_SCORED = 40
 N_HALVES = 200  # draws of the null of two halves
-STEPS = {"autoregressive": 500, "clouds-fm": 1500, "clouds-edm": 1500}
+STEPS = {"autoregressive": 1000, "clouds-fm": 1500, "clouds-edm": 900}
 
 
 def recipe_of(name: str, seed: int) -> Recipe:
