@@ -65,6 +65,15 @@ def _kl():
     return KLPatches(config, config.network())
 
 
+def _jet_vq():
+    from mmtok.tokenizers.jet_networks import WholeJet
+    from mmtok.tokenizers.jet_vq import JetVQ, JetVQConfig
+    from mmtok.tokenizers.quantizers import VQ
+
+    config = JetVQConfig(VQ(4, 2), WholeJet(8, 1, 2))
+    return JetVQ(config, config.autoencoder())
+
+
 def _pixel_latents():
     from mmtok.tokenizers.image_latents import PixelLatentsConfig
 
@@ -97,6 +106,7 @@ MAKERS = {
     "pixellatents": _pixel_latents,
     "klpatches": _kl,
     "jetgrid": _default("jets"),
+    "jetvq": _jet_vq,
 }
 
 
