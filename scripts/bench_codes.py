@@ -8,10 +8,10 @@ name under several guidances, names held-out pictures, by the text that it write
 under which a picture is likeliest, and draws the lower half of pictures. `any_order` fills codes in
 in any order (masked diffusion): the lower half, and any subset.
 
-A judge trained on real pictures names what is drawn; shares have bootstrap intervals of 95 %. The
-Fréchet distance to held-out pictures is on the judge's decision values. The guidance with the
-least distance, among those that meet the bar of the judge, is the one to take. A finished run is
-not repeated.
+The judge of scripts/bench_fashion.py, trained on real pictures, names what is drawn; shares have
+bootstrap intervals of 95 %. The Fréchet distance to held-out pictures is on the judge's decision
+values. The guidance with the least distance, among those that meet the bar of the judge, is the
+one to take. What is made whole by name is drawn by guidance 2. A finished run is not repeated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mmtok.data.tasks import Task
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.sampling import Sampling
 from mmtok.io.files import write_text
-from mmtok.metrics.images import frechet, train_image_judge
+from mmtok.metrics.images import frechet, train_pixel_judge
 from mmtok.metrics.intervals import Estimate, mean_estimate
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.denoisers import DiTConfig
@@ -52,10 +52,12 @@ from mmtok.train.config import TrainConfig
 PATCH = 4
 GRID = SIDE // PATCH
 N_DRAWN = 500  # pictures for each guidance
-N_NAMED = 1000  # held-out pictures that are named, and made whole
+N_NAMED = 1000  # held-out pictures that are named
+N_COMPLETED = 500  # that are made whole
 N_JUDGE = 20_000  # pictures that the judge is trained on
 KEPT_ROWS = 3  # of 7, where the lower half is drawn
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)
+COMPLETING = 2.0  # the guidance of what is made whole by name
 # bars
 DRAWN = 0.85
 NAMED = 0.85
@@ -149,7 +151,7 @@ class Judged:
     def __init__(self, source: IdxImages):
         images, labels = source.load("train")
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:N_JUDGE])
-        self.judge = train_image_judge(list(images[chosen]), [NAMES[k] for k in labels[chosen]])
+        self.judge = train_pixel_judge(list(images[chosen]), [NAMES[k] for k in labels[chosen]])
         images, labels = source.load("heldout")
         self.images = images[:N_NAMED]
         self.names = [NAMES[k] for k in labels[:N_NAMED]]
@@ -179,15 +181,20 @@ def measured(run: Run, judged: Judged, sheet: Path) -> Figures:
         ways = {"the lower half": partial(beginning, run)}
     else:
         ways["a random half"] = partial(free_anywhere, rng=np.random.default_rng(0))
-    texts = run.encode("text", judged.names)
+    pictures = pictures[:N_COMPLETED]
+    names = judged.names[:N_COMPLETED]
+    texts = run.encode("text", names)
     for what, free in ways.items():
-        for given, conditions in (("by name", [[text] for text in texts]), ("alone", None)):
+        for given, conditions in (
+            ("by name", [[text] for text in texts]),
+            ("alone", [[]] * len(texts)),
+        ):
             prompts = [
-                run.prompt(conditions[i] if conditions else [], "image", known=free(picture))
-                for i, picture in enumerate(pictures)
+                run.prompt(condition, "image", known=free(picture))
+                for condition, picture in zip(conditions, pictures, strict=True)
             ]
-            images = drawn(run, prompts)
-            figures[f"{what} drawn, {given}: judge"] = judged.right(images, judged.names)
+            images = drawn(run, prompts, COMPLETING)
+            figures[f"{what} drawn, {given}: judge"] = judged.right(images, names)
     return figures
 
 
