@@ -15,8 +15,8 @@ class AttentionPool(nn.Module):
     """Hidden states of a document of any length to one unit vector.
 
     Pooling by attention of learned queries (Lee et al. 2019, Set Transformer, section 3.2):
-    v = W_o concat_h sum_l a_lh W_h x_l, where a_lh = softmax_l(w_h . x_l), then v / |v|. Keys times
-    one fixed query are one linear map, w_h.
+    v = W_o concat_h sum_l a_lh W_h x_l, where a_lh = softmax_l(w_h . x_l), divided by its norm.
+    Keys times one fixed query are one linear map, w_h.
 
     width: M of the states. size: D of the vectors. n_heads: queries.
     """

@@ -2,11 +2,11 @@
 
 Wang et al. 2024, arXiv 2410.23168. A map of n parameter tokens (eq. 3, 4) is
 
-    Pattention(x) = theta(x K^T) V,  theta(a) = gelu(a tau / |a|)
+    Pattention(x) = theta(x K^T) V,  theta(a) = gelu(a tau / norm(a))
 
 with keys K (n, M), values V (n, N) and tau = sqrt(n). New tokens with keys of zero change nothing:
-their a is 0, so are gelu(a) and their part of |a|. For that, tau stays the root of the first n.
-Each generation of tokens is multiplied by itself and the results are added, so that outputs are
+their a is 0, so are gelu(a) and their part of the norm. For that, tau stays the root of the first
+n. Each generation of tokens is multiplied by itself and the results are added, so that outputs are
 equal to the last bit: one longer product would add the same numbers in another order.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MEAN_SQUARE = 0.425  # of gelu(a) for a normal a: it keeps outputs of the size of a linear map's
-EPS = 1e-12  # of |a|^2
+EPS = 1e-12  # of the norm's square
 
 
 class Pattention(nn.Module):
