@@ -263,7 +263,8 @@ def states_of(lm: LM, documents: Sequence[Document]) -> Context:
     """The hidden states of each document's stream."""
     streams = [to_stream(lm.vocabulary, d) for d in documents]
     batch = pack(lm.vocabulary, [[s] for s in streams]).to(lm.device)
-    return Context(lm.hidden(batch), batch.document == 0)
+    states = lm.hidden(batch)
+    return Context(states, (batch.document == 0) & states.any(-1))
 
 
 def _known_frames(segments: Sequence[Segment], signature: Signature, device: torch.device) -> Known:

@@ -502,7 +502,9 @@ def _context(hidden: Tensor, first: Tensor, sets: SetPlaces) -> Context:
     places = (first - sets.n_before)[:, None] + order
     # what is beyond the begin mark is not read: any place will do
     places = torch.minimum(places, first[:, None] - 1)
-    return Context(hidden[places], order < sets.n_before[:, None])
+    states = hidden[places]
+    # positions that an encoder has left out have the state 0
+    return Context(states, (order < sets.n_before[:, None]) & states.any(-1))
 
 
 def _nothing(head: Head) -> Tensor:
