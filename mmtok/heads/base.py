@@ -109,6 +109,9 @@ class Head(nn.Module, ABC):
     settings: ClassVar[frozenset[str]] = frozenset()
     """The special sampling settings that it knows, of those in `mmtok.heads.sampling.REFUSALS`."""
 
+    draws_by_row: ClassVar[bool] = False
+    """Whether `sample` takes `mmtok.diffusion.random.RowGenerators`, a generator for each row."""
+
     can_be_captured: ClassVar[bool] = False
     """Whether `sample` never asks the device for an answer, so that a CUDA graph can hold it."""
 

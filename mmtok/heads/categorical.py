@@ -67,6 +67,7 @@ class CategoricalHead(Head):
     """
 
     settings = LOGIT_SETTINGS
+    draws_by_row = True
     can_be_captured = True
 
     def __init__(self, config: CategoricalConfig, signature: Signature):

@@ -393,6 +393,8 @@ class DiffusionHead(Head):
 class FrameDiffusionHead(DiffusionHead):
     """Frames (N, D), one for each hidden state."""
 
+    draws_by_row = True
+
     def __init__(self, config: FrameDiffusion, width: int, signature: Signature):
         check_fit(config, signature)
         network = TokenDenoiser(config.network, signature.latent_size, width)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
-from mmtok.core.segment import Document, segment_of
+from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.heads.base import Callback, Head
 from mmtok.heads.sampling import RowGenerators, Sampling, mix_guidance, pick
@@ -52,9 +52,11 @@ class AutoregressiveSampler:
         generator: torch.Generator | RowGenerators,
         callback: Callback | None = None,
         prepared: AutoregressiveSampler | None = None,
+        n_expected: int = 0,
     ):
         """Read the prompts.
 
+        n_expected: how many there may be later, for which weights are laid out.
         prepared: another one of the same model, modality and settings, whose weights are taken as
         they are laid out there.
         """
@@ -74,11 +76,12 @@ class AutoregressiveSampler:
         self.precision: WeightPrecision = "float32"
         if not self.signature.latent_size:
             self.precision = weight_precision(sampling.precision, lm.model.norm.weight)
+        n_rows = max(len(documents), self.n_streams * n_expected)
         if prepared is None:
-            self.decoder = FrameDecoder(lm, self.modality, self.precision, len(documents))
+            self.decoder = FrameDecoder(lm, self.modality, self.precision, n_rows)
         else:
             self.decoder = prepared.decoder
-        self._prefill(documents, prepared)
+        self._prefill(documents, prepared, n_rows)
         self.rows = np.arange(len(prompts))
         self.n_drawn = np.zeros(len(prompts), int)
         self.n_known = np.array([len(s) for s in known])
@@ -94,24 +97,28 @@ class AutoregressiveSampler:
         # of the last frame, the state (N, D) after each denoising step
         self.states: list[Tensor] = []
         self.stop = ["end"] * len(prompts)
+        self._begin(known)
+        self._keep(self.left != 0)
+
+    def _begin(self, known: Sequence[Segment]) -> None:
+        """What the next frames depend on beside the states, after the frames that are known."""
         self.ceiling: Tensor | None = None
         if self.signature.descending:
             ceilings = [self.signature.ceilings(s.values)[-1] for s in known]
-            self.ceiling = torch.from_numpy(np.stack(ceilings)).to(lm.device)
-        self.totals = torch.zeros(len(known), 0, device=lm.device)
-        if self.modality in lm.frame_in:
-            frame_in = cast(FrameEmbedding, lm.frame_in[self.modality])
-            codes = [torch.as_tensor(s.values, device=lm.device).long() for s in known]
+            self.ceiling = torch.from_numpy(np.stack(ceilings)).to(self.lm.device)
+        self.totals = torch.zeros(len(known), 0, device=self.lm.device)
+        if self.modality in self.lm.frame_in:
+            frame_in = cast(FrameEmbedding, self.lm.frame_in[self.modality])
+            codes = [torch.as_tensor(s.values, device=self.lm.device).long() for s in known]
             self.totals = torch.stack([frame_in.totals(x) for x in codes])
         self.in_rows: RowsDrawn | None = None
         if self.signature.rows:
             codes_known = [s.values[:, 0] for s in known]
-            size = (sampling.n_rows, sampling.n_columns)
+            size = (self.sampling.n_rows, self.sampling.n_columns)
             self.in_rows = RowsDrawn(codes_known, self.signature.levels[0], *size)
-        self._keep(self.left != 0)
 
     def _prefill(
-        self, documents: Sequence[Document], prepared: AutoregressiveSampler | None
+        self, documents: Sequence[Document], prepared: AutoregressiveSampler | None, n_rows: int
     ) -> None:
         """Read all prompts at once, aligned at their ends: shorter ones start later."""
         streams = [to_stream(self.lm.vocabulary, d) for d in documents]
@@ -131,7 +138,7 @@ class AutoregressiveSampler:
         if self.sampling.compiled:
             size = length + (self.signature.frames or self.sampling.max_frames)
         if prepared is None:
-            self.trunk = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
+            self.trunk = KVCacheDecoder(self.lm.model, self.precision, start, n_rows, size)
         else:
             self.trunk = prepared.trunk.emptied(start)
         self.h = self.trunk.forward(x[row, source])[:, -1]

@@ -14,6 +14,7 @@ from itertools import count
 import numpy as np
 import torch
 
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
 from mmtok.heads.sampling import RowGenerators, Sampling
@@ -67,7 +68,7 @@ class DrawQueue:
     """
 
     def __init__(self, lm: LM, modality: str, sampling: Sampling, rows: int = 64):
-        """Raises UserError for heads that draw all frames at once, and for compiled steps."""
+        """Raises UserError for heads that draw all frames or rows at once, and compiled steps."""
         if modality not in lm.vocabulary.signatures:
             raise UserError(
                 f"modality {modality!r} is not in this model, which has"
@@ -76,6 +77,12 @@ class DrawQueue:
         if not lm.autoregressive(modality):
             raise UserError(
                 f"{modality} is drawn as a whole, not frame by frame: draw it in batches"
+            )
+        head = lm.head(modality)
+        if head is not None and not head.draws_by_row:
+            raise UserError(
+                f"{modality}: its head draws all rows from one source of random numbers, which a"
+                " queue has for each row: draw it in batches"
             )
         if sampling.compiled:
             raise UserError("a compiled step has a fixed number of rows: a queue cannot use it")
@@ -103,11 +110,15 @@ class DrawQueue:
         return len(self._sampler.running)
 
     def put(self, prompt: Document, seed: int = 0) -> int:
-        """Add an open document; returns its ticket. Raises as `generate`."""
+        """Add an open document; returns its ticket.
+
+        Raises as `generate`, at once: what is wrong with one prompt does not stop the others.
+        """
         if check_prompts(self.lm, [prompt], self.sampling) != self.modality:
             raise UserError(
                 f"this queue draws {self.modality}, not {prompt.target.modality}: make another"
             )
+        self.lm.config.trunk.check_length(len(to_stream(self.lm.vocabulary, prompt)))
         ticket = next(self._numbers)
         self._waiting.append(Drawing(ticket, prompt, seed, []))
         return ticket
@@ -142,24 +153,32 @@ class DrawQueue:
 
     def _drop_cancelled(self) -> None:
         """Forget those who want no sample any more."""
+        cancelled = set(self._cancelled)
+        known = {x.ticket for x in (*list(self._waiting), *self._drawing)}
+        self._cancelled -= cancelled - known  # who has the sample, or was never there
         gone = [i for i, x in enumerate(self._drawing) if x.ticket in self._cancelled]
         if self._sampler is not None and gone:
             self._sampler.drop(gone)
             for i in gone:
                 self._drawing[i].is_told = True
+                self._cancelled.discard(self._drawing[i].ticket)
 
     def _admit(self) -> None:
         """Read prompts that wait, for which there is room."""
         new: list[Drawing] = []
         while self._waiting and len(new) < self.rows - self.n_running:
             first = self._waiting.popleft()
-            if first.ticket not in self._cancelled:
+            if first.ticket in self._cancelled:
+                self._cancelled.discard(first.ticket)
+            else:
                 new.append(first)
-        if not self._waiting:  # whom a cancelled ticket could still stand for has come by
-            self._cancelled.clear()
         if not new:
             return
-        sampler = self._read(new)
+        try:
+            sampler = self._read(new)
+        except BaseException:
+            self._waiting.extendleft(reversed(new))
+            raise
         running = self._sampler
         if running is not None and running.running:
             running.join(sampler)
@@ -178,6 +197,7 @@ class DrawQueue:
             self.sampling,
             RowGenerators(generators),
             prepared=self._sampler,
+            n_expected=self.rows,
         )
 
     def _finished(self, sampler: AutoregressiveSampler) -> dict[int, Sampled]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
 PLAIN_FILES = (*PLAIN, *(suffix + more for suffix in PLAIN for more in COMPRESSED))
 ROWS = (*LINES, ".csv", ".tsv", ".tab", ".psv", ".json")
 ROW_FILES = (*ROWS, *(suffix + more for suffix in ROWS for more in COMPRESSED), ".parquet")
-ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_infos")
+ABOUT = re.compile(r"(readme|licen[cs]e|changelog|dataset_infos?)([.-].*)?", re.IGNORECASE)
 WANTED = "a UTF-8 text, a table of texts, or a folder of them"
 
 
@@ -69,7 +70,7 @@ class TextPlace:
 
 def _is_about(file: Path) -> bool:
     """Whether a file's name says that it tells of a corpus."""
-    return file.name.lower().startswith(ABOUT)
+    return bool(ABOUT.fullmatch(file.name))
 
 
 def text_place(path: str) -> TextPlace:

@@ -10,8 +10,10 @@ from mmtok.core.segment import Segment, Signature
 from mmtok.diffusion.random import RowGenerators, drawn, normal_like
 from mmtok.diffusion.samplers import Churn, Heun
 from mmtok.errors import UserError
+from mmtok.heads.densities import Student
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
 from mmtok.model.queue import DrawQueue
@@ -114,6 +116,35 @@ def test_who_is_cancelled_gets_nothing_and_the_others_all(lm, segment, prompt):
     assert_same(dict(queue.drain())[again], expected[0])
 
 
+def test_who_is_cancelled_while_others_are_admitted_is_cancelled(lm, segment, prompt, monkeypatch):
+    """By another thread, between the looks of one step."""
+    queue = DrawQueue(lm, "text", Sampling(max_frames=30), rows=2)
+    prompts = [prompt(to=segment("text", n)) for n in range(3)]
+    for p in prompts:
+        queue.put(p)
+    admit = queue._admit
+    monkeypatch.setattr(queue, "_admit", lambda: (queue.cancel(1), admit()))
+    finished = queue.step().finished
+    monkeypatch.undo()
+    finished |= dict(queue.drain())
+    assert sorted(finished) == [0, 2] and not queue._cancelled
+
+
+def test_what_is_wrong_with_one_prompt_does_not_stop_the_others(lm, segment, prompt, monkeypatch):
+    queue = DrawQueue(lm, "text", Sampling(max_frames=3), rows=4)
+    queue.put(prompt(to=segment("text", 1)))
+    whole = segment("image", 9)
+    broken = Segment("image", codes=whole.codes[:2])  # a condition of too few frames
+    with pytest.raises((UserError, ValueError)):
+        queue.put(prompt(broken, to=segment("text", 0)))
+    queue.put(prompt(whole, to=segment("text", 1)))
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "_read", lambda new: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            queue.step()
+    assert len(queue) == 2 and sorted(dict(queue.drain())) == [0, 1]
+
+
 def test_nothing_is_kept_of_what_has_ended(lm, segment, prompt):
     """The cache is as long as the longest row that goes on, however long the queue runs."""
     queue = DrawQueue(lm, "text", Sampling(max_frames=9), rows=3)
@@ -126,13 +157,19 @@ def test_nothing_is_kept_of_what_has_ended(lm, segment, prompt):
     assert longest <= 2 * (3 + 2 + 9)
 
 
-def test_a_queue_refuses_what_it_cannot_draw(lm, segment, prompt):
+def test_a_queue_refuses_what_it_cannot_draw(lm, toy_lm, segment, prompt):
     with pytest.raises(UserError, match="not in this model, which has text"):
         DrawQueue(lm, "smell", Sampling())
     with pytest.raises(UserError, match="fixed number of rows"):
         DrawQueue(lm, "text", Sampling(compiled=True))
     with pytest.raises(UserError, match="at least 1 row, got 0"):
         DrawQueue(lm, "text", Sampling(), rows=0)
+    numbers = toy_lm(
+        (Signature("text", (5,)), Signature("x", latent_size=2, frames=1)),
+        {"x": Regression(Student())},
+    )
+    with pytest.raises(UserError, match="x: its head draws all rows from one source"):
+        DrawQueue(numbers, "x", Sampling())
     queue = DrawQueue(lm, "text", Sampling())
     with pytest.raises(UserError, match="draws text, not speech"):
         queue.put(prompt(to=segment("speech", 0)))

@@ -176,9 +176,10 @@ def test_what_tells_of_a_corpus_is_not_the_corpus(tmp_path):
     (tmp_path / "data.ndjson").unlink()
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b" of two files"))
     (tmp_path / "README.md").write_text("no part of it")
+    (tmp_path / "licensed_books.txt").write_text("a part of it ")
     with pytest.warns(UserWarning, match=r"left out what tells of the corpus: LICENSE.txt"):
         read = [e["text"] for e in TextFile(str(tmp_path), chunk_chars=99).examples("train")]
-    assert "".join(read).startswith("some text")
+    assert "".join(read).startswith("some text of two filesa part")
 
 
 def test_a_folder_as_the_hub_has_it_is_a_table(tmp_path):
