@@ -164,10 +164,10 @@ def test_half_precision_does_not_reach_the_nats():
     "signature, names",
     [
         (Signature("speech", (5,) * 6), "Parallel() or Chained()"),
-        (Signature("voice", latent_size=4), "FrameDiffusion() or Regression()"),
+        (Signature("voice", latent_size=4), "FrameDiffusion(), Regression() or NormalisingFlow()"),
         (
             Signature("image", latent_size=4, frames=4),
-            "FrameDiffusion(), GridDiffusion(), Cascade() or Regression()",
+            "FrameDiffusion(), GridDiffusion(), Cascade(), Regression() or NormalisingFlow()",
         ),
         (Signature("image", (5,), frames=4), "MaskedDiffusion()"),
         (Signature("text", (5,)), ""),
