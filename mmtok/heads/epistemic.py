@@ -58,9 +58,10 @@ class DropoutEnsemble:
 class BayesianLastLayer:
     """Weights of the last layer of N(mean, sd^2) each, learned by the evidence lower bound.
 
-    The loss of an example has KL(q || prior) / n_examples beside it, so that an epoch has the KL
-    once (Blundell et al. 2015, arXiv 1505.05424, equation 2), with noise drawn in the outputs
-    (Kingma et al. 2015, arXiv 1506.02557, equation 6).
+    The loss of an example has KL(q || prior) / n_examples beside it, each of its T frames 1 / T of
+    that, so that an epoch has the KL once (Blundell et al. 2015, arXiv 1505.05424, equation 2),
+    with noise drawn in the outputs (Kingma et al. 2015, arXiv 1506.02557, equation 6). It is a
+    bound beside the loss of families that are trained by their likelihood alone.
 
     Attributes:
         n_examples: training examples that predict this modality; has to be said.

@@ -8,8 +8,9 @@ p(y | condition) is exact. In the unit of the caller: where latents are standard
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -47,7 +48,8 @@ class Regression(HeadConfig):
 
     Attributes:
         family: the distribution; of counts (`VectorConfig.counts`) Poisson or NegativeBinomial.
-            Quantiles, SquaredError and AbsoluteError are not trained by their likelihood.
+            Quantiles, SquaredError and AbsoluteError are not trained by their likelihood, and
+            BayesianLastLayer refuses them.
         hidden: width of the network's one hidden layer; 0: a linear layer.
         weights: what data leave open of them: `Certain`, `DropoutEnsemble` or `BayesianLastLayer`.
     """
@@ -71,6 +73,12 @@ class Regression(HeadConfig):
     def __post_init__(self) -> None:
         if self.hidden < 0:
             raise UserError(f"Regression: hidden is {self.hidden}; it must be at least 0")
+        if isinstance(self.weights, BayesianLastLayer) and self.family.kind != "exact":
+            raise UserError(
+                f"Regression: {type(self.family).__name__} is not trained by its likelihood, which"
+                " BayesianLastLayer bounds; set weights to DropoutEnsemble(), or family to"
+                " Gaussian()"
+            )
 
     @classmethod
     def fits(cls, signature: Signature) -> bool:
@@ -80,7 +88,8 @@ class Regression(HeadConfig):
     def build(self, width: int, signature: Signature) -> RegressionHead:
         """The head for hidden states of this width and frames of this signature.
 
-        Raises UserError for counts with a family of real numbers, and the other way round.
+        Raises UserError for counts with a family of real numbers, and the other way round; for
+        BayesianLastLayer and segments of any number of frames.
         """
         return RegressionHead(self, width, signature)
 
@@ -93,6 +102,7 @@ class RegressionHead(Head):
         self.config: Regression = config
         self.family = config.family
         _check_family(config, signature)
+        _check_frames(config, signature)
         self.size = signature.latent_size
         self.log_volume = math.fsum(map(math.log, signature.scales))
         n_raw = self.family.n_raw(self.size)
@@ -133,15 +143,24 @@ class RegressionHead(Head):
         Of uncertain weights: by their means. In float64, as lgamma's and the triangular solver's
         errors would show in float32.
         """
-        raw = self.network(hs[0]).double()
+        raw = self._raw(hs[0], self.network[-1])
         if len(hs) > 1:
-            raw = guide(raw, self.network(hs[1]).double(), guidance)
+            raw = guide(raw, self._raw(hs[1], self.network[-1]), guidance)
         return self.family.at(raw, self.size)
 
     def member(self, h: Tensor, k: int) -> Density:
         """The distribution of the latents by member k of uncertain weights."""
         last = cast(DropoutLinear | MeanFieldLinear, self.network[-1])
-        return self.family.at(last.member(self.network[:-1](h), k).double(), self.size)
+        return self.family.at(self._raw(h, partial(last.member, k=k)), self.size)
+
+    def _raw(self, h: Tensor, last: Callable[[Tensor], Tensor]) -> Tensor:
+        """Raw outputs (N, P) in float64, of products in the weights' type under autocast too.
+
+        In bfloat16 a mean would be off by half a percent, and log p by nats where p is sharp.
+        """
+        dtype = cast(nn.Linear | MeanFieldLinear, self.network[-1]).weight.dtype
+        with torch.autocast(h.device.type, enabled=False):
+            return last(self.network[:-1](h.to(dtype))).double()
 
     def _values(self, y: Tensor) -> Tensor:
         """Latents in float64, or the counts that they stand for."""
@@ -155,15 +174,13 @@ class RegressionHead(Head):
             density = self.density([h])
         else:
             last = cast(DropoutLinear | MeanFieldLinear, self.network[-1])
-            raw = last.draw(self.network[:-1](h)).double()
-            density = self.family.at(raw, self.size)
+            density = self.family.at(self._raw(h, last.draw), self.size)
         loss = density.loss(self._values(y))
         if self.family.kind == "exact":
             loss = loss + self.log_volume
         if isinstance(self.config.weights, BayesianLastLayer):
-            loss = (
-                loss + cast(MeanFieldLinear, self.network[-1]).kl() / self.config.weights.n_examples
-            )
+            n_frames = self.config.weights.n_examples * cast(int, self.signature.frames)
+            loss = loss + cast(MeanFieldLinear, self.network[-1]).kl() / n_frames
         return loss
 
     def log_prob(
@@ -250,3 +267,13 @@ def _check_family(config: Regression, signature: Signature) -> None:
         f"Regression: {m} holds real numbers, but {name} is of counts; set tokenizers.{m}.counts,"
         f" or model.heads.{m}.family to Gaussian()"
     )
+
+
+def _check_frames(config: Regression, signature: Signature) -> None:
+    """Raise UserError for a Bayesian layer where the number of training frames is not known."""
+    if isinstance(config.weights, BayesianLastLayer) and signature.frames is None:
+        m = signature.modality
+        raise UserError(
+            f"Regression: BayesianLastLayer counts its KL divergence once for all frames, but {m}"
+            f" has segments of any number of them; set model.heads.{m}.weights to DropoutEnsemble()"
+        )

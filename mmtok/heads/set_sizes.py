@@ -32,8 +32,9 @@ class SetSizes(nn.Module):
         zero_module(self.out)
 
     def logits(self, h: Tensor) -> Tensor:
-        """States (N, M) -> (N, K)."""
-        return self.out(F.silu(self.enter(h)))
+        """States (N, M) -> (N, K), in the weights' type, under autocast too."""
+        with torch.autocast(h.device.type, enabled=False):
+            return self.out(F.silu(self.enter(h.to(self.enter.weight.dtype))))
 
     def log_prob(self, h: Tensor, sizes: Sizes) -> Tensor:
         """Log p of the sizes, in nats (N,). Of a set that was cut off: that it has more frames."""

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmtok.nn.conditioning import fourier_features
 
-# u is this many times its parameter, so that a learning rate for weights takes u across a factor of
-# a thousand in some hundred steps.
+# u of a task is this many times its parameter, so that a learning rate for weights takes u across a
+# factor of a thousand in some hundred steps. Over noise levels u is a sum of many features with a
+# weight each, and needs no such factor.
 GAIN = 10.0
 
 
@@ -37,6 +39,22 @@ class TaskVariances(nn.Module):
         return {name: GAIN * p[0] for name, p in self.parameters_of.items()}
 
 
+class _Linear(nn.Module):
+    """A linear map that starts at 0.
+
+    No nn.Linear, so that it does not decay: that would pull sigma towards 1.
+    """
+
+    def __init__(self, width: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_out, width))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, width) -> (N, n_out)."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class NoiseVariance(nn.Module):
     """log sigma^2 of a denoising loss, a function of the noise level; 0 at first."""
 
@@ -44,11 +62,10 @@ class NoiseVariance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.out = nn.Linear(self.n_features, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = _Linear(self.n_features, 1)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """Noise levels (N,) as networks are given them -> (N,)."""
+        """Noise levels (N,) as networks are given them -> (N,); under autocast too in float32."""
         features = fourier_features(c_noise, self.n_features)
-        return self.out(features.to(self.out.weight.dtype))[:, 0]
+        with torch.autocast(c_noise.device.type, enabled=False):
+            return self.out(features.to(self.out.weight.dtype))[:, 0]

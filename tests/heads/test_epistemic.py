@@ -11,7 +11,7 @@ from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.heads.densities import Gaussian, Poisson
 from mmtok.heads.epistemic import BayesianLastLayer, DropoutEnsemble, MeanFieldLinear
-from mmtok.heads.quantiles import Quantiles
+from mmtok.heads.quantiles import AbsoluteError, Quantiles, SquaredError
 from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import Sampling
 from mmtok.nn.weight_decay import decay_groups
@@ -88,7 +88,6 @@ def test_members_of_the_ensemble_have_that_variance_too():
 def test_the_ensemble_is_one_normalised_distribution_that_draws_follow(weights):
     head = built(Regression(Gaussian(), weights=weights))
     assert (head.kind, head.loss_kind) == ("exact", "bound")
-    assert built(Regression(Quantiles(), weights=weights)).loss_kind == "estimate"
     for p in head.parameters():
         p.add_(0.3 * torch.randn(p.shape))
     h = torch.randn(1, 4)
@@ -101,7 +100,10 @@ def test_the_ensemble_is_one_normalised_distribution_that_draws_follow(weights):
     assert abs(float(draws.mean()) - mean) < 5 * math.sqrt(variance / 20_000)
     assert abs(float(draws.var()) / variance - 1) < 0.1
     # wider than the noise alone: by what the weights leave open
-    assert variance > 1.1 * float(head.density([h]).tril[0, 0, 0]) ** 2
+    members = [head.member(h, k) for k in range(weights.members)]
+    noise = np.mean([float(member.tril[0, 0, 0]) ** 2 for member in members])
+    left_open = np.var([float(member.mean[0, 0]) for member in members])
+    assert variance == pytest.approx(noise + left_open, rel=1e-4) and left_open > 1e-4
     centre = head.sample([h.expand(9, -1)], Sampling(temperature=0), torch.Generator())
     assert torch.allclose(centre, head.density([h]).mean.expand(9, -1), atol=1e-5)
 
@@ -151,3 +153,33 @@ def test_what_cannot_be_is_refused():
         DropoutEnsemble(1.0)
     with pytest.raises(UserError, match="drawn anew for every draw.*leave out guidance"):
         built(Regression(weights=DROPOUT)).validate(Sampling(guidance=2.0))
+
+
+@pytest.mark.parametrize("family", [Quantiles(), SquaredError(), AbsoluteError()], ids=str)
+def test_a_loss_that_is_no_likelihood_has_no_evidence_bound(family):
+    with pytest.raises(UserError, match=f"{type(family).__name__} is not trained by its likelih"):
+        Regression(family, weights=BAYES)
+    assert built(Regression(family, weights=DROPOUT)).loss_kind == "estimate"
+
+
+def test_an_epoch_has_the_kl_once_however_many_frames_an_example_has():
+    """The frames of an epoch, at an error of 0 and no spread: their loss is the KL alone."""
+    n = BAYES.n_examples
+    for t in (1, 4):
+        head = built(Regression(weights=BAYES), Signature("y", latent_size=1, frames=t))
+        with torch.no_grad():
+            head.network[-1].log_sd.fill_(-30.0)
+            head.network[-1].log_sd_bias.fill_(-30.0)
+        h = torch.randn(n * t, 4)
+        y = torch.zeros(n * t, 1)
+        alone = -head.density([h]).log_prob(y).sum()
+        assert float((head.loss(h, y).sum() - alone).detach()) == pytest.approx(
+            float(head.network[-1].kl().detach()), rel=1e-4
+        )
+
+
+def test_segments_of_any_number_of_frames_are_refused():
+    speech = Signature("speech", latent_size=2)
+    with pytest.raises(UserError, match="speech has segments of any number of them; set model"):
+        Regression(weights=BAYES).build(4, speech)
+    Regression(weights=DROPOUT).build(4, speech)

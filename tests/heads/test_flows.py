@@ -160,3 +160,14 @@ def test_what_does_not_fit_is_refused_in_one_line():
     with pytest.raises(UserError, match="theta is drawn by a flow.*leave out guidance"):
         built(NormalisingFlow()).validate(Sampling(guidance=2.0))
     assert np.isfinite(built(NormalisingFlow()).log_volume)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_the_loss_under_autocast_is_that_of_float32(config):
+    head = built(config)
+    h = states(500).bfloat16()
+    y = torch.randn(500, 3, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.loss(h, y)
+    assert found.dtype == torch.float32
+    assert float((found + head.log_prob(h, y)).detach().abs().max()) < 1e-3

@@ -112,3 +112,18 @@ def test_what_does_not_fit_is_refused_in_one_line():
         Regression(hidden=-1)
     with pytest.raises(UserError, match="top_k"):
         built(Regression(), VECTOR).validate(Sampling(top_k=3))
+
+
+@pytest.mark.parametrize("hidden", [0, 128])
+@pytest.mark.parametrize("family", [Gaussian(), Student(), GaussianMixture(3)], ids=str)
+def test_the_loss_under_autocast_is_that_of_float32(family, hidden):
+    head = built(Regression(family, hidden), VECTOR)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.add_(0.5 * torch.randn(p.shape))
+    h = torch.randn(200, 8).bfloat16()
+    y = torch.randn(200, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.loss(h, y)
+        scored = head.log_prob(h, y)
+    assert torch.equal(found, head.loss(h.float(), y)) and torch.equal(scored, -found)

@@ -61,3 +61,12 @@ def test_logits_that_are_no_numbers_are_refused():
     sizes.out.bias.data.fill_(math.nan)
     with pytest.raises(UserError, match="cloud are not numbers"):
         sizes.sample([torch.zeros(3, 8)], Sampling(), torch.Generator().manual_seed(0))
+
+
+def test_probabilities_under_autocast_are_those_of_float32():
+    sizes = counts()
+    h = torch.randn(6, 8).bfloat16()
+    given = Sizes(torch.arange(6), torch.zeros(6, dtype=torch.bool))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sizes.log_prob(h, given)
+    assert torch.equal(found, sizes.log_prob(h.float(), given))

@@ -3,6 +3,7 @@
 import torch
 
 from mmtok.nn.uncertainty import NoiseVariance, TaskVariances, relative
+from mmtok.nn.weight_decay import decay_groups
 
 
 def test_the_optimum_of_a_variance_is_the_mean_of_its_loss():
@@ -45,3 +46,19 @@ def test_a_variance_over_noise_levels_follows_the_loss():
         relative(loss, variance(c)).mean().backward()
         optimiser.step()
     assert (variance(c).exp() / loss - 1).abs().mean() < 0.02
+
+
+def test_variances_do_not_decay():
+    for variances in (NoiseVariance(), TaskVariances(["a"])):
+        decaying, others = (group["params"] for group in decay_groups(0.1, variances))
+        assert not decaying and len(others) == len(list(variances.parameters()))
+
+
+def test_a_variance_under_autocast_is_that_of_float32():
+    torch.manual_seed(0)
+    variance = NoiseVariance()
+    torch.nn.init.normal_(variance.out.weight)
+    c = torch.linspace(-1.0, 1.0, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = variance(c)
+    assert torch.equal(found, variance(c))
