@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from posteriors import draws, nll
+from side_by_side import called
 from timed import SPENT, timed_train, verdict
 
 from mmtok.data.tasks import Task
@@ -128,11 +129,14 @@ def both_found(run: Run, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def figures_of(recipe: Recipe, folder: Path, scored: bool) -> dict[str, Any]:
-    """Trains and measures a run, unless its figures are there already."""
+    """Trains and measures a run, unless its figures are there already.
+
+    Refuses a folder that holds another recipe's run.
+    """
+    run = timed_train(recipe, folder)
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
-    run = timed_train(recipe, folder)
     examples = list(run.examples("heldout"))
     target = recipe.tasks[0].targets[0]
     truth = np.stack([e[target] for e in examples])
@@ -185,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from posteriors import draws, nll
 from scipy import stats
+from side_by_side import called
 from timed import SPENT, timed_train, verdict
 
 from mmtok.data.tasks import Task
@@ -204,12 +205,15 @@ def with_constant_width(run: Run) -> np.ndarray:
 
 
 def figures_of(name: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
-    """Trains and measures one head with one seed, unless its figures are there already."""
+    """Trains and measures one head with one seed, unless its figures are there already.
+
+    Refuses a folder that holds another recipe's run.
+    """
     folder = out / f"{name.replace(' ', '-')}-{seed}"
+    run = timed_train(recipe_of(name, seed, steps), folder)
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
-    run = timed_train(recipe_of(name, seed, steps), folder)
     found = covered(run, HEADS[name][1])
     figures: dict[str, Any] = {
         "coverage": found.mean(1).tolist(),
@@ -228,11 +232,11 @@ def figures_of(name: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
 def posterior_figures(seed: int, out: Path) -> dict[str, Any]:
     """Of recipes/regression.py with another seed of its training, beside the exact posterior."""
     path = out / f"posterior-{seed}" / "figures.json"
-    if path.exists():
-        return json.loads(path.read_text())
     recipe = load_recipe(RECIPE)
     recipe = replace(recipe, train=replace(recipe.train, seed=seed))
     run = timed_train(recipe, path.parent)
+    if path.exists():
+        return json.loads(path.read_text())
     examples = list(run.examples("heldout"))
     x = np.stack([e["x"] for e in examples])
     theta = np.stack([e["theta"] for e in examples])
@@ -303,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from posteriors import draws
+from side_by_side import called
 from timed import timed_train, verdict
 
 from mmtok.data.tasks import Task
@@ -104,12 +105,15 @@ def loss_of(run: Run, task: int) -> float:
 
 
 def figures_of(tasks: str, learned: bool, seed: int, steps: int, out: Path) -> dict[str, Any]:
-    """Trains and measures a run, unless its figures are there already."""
+    """Trains and measures a run, unless its figures are there already.
+
+    Refuses a folder that holds another recipe's run.
+    """
     folder = out / f"{tasks}-{'learned' if learned else 'equal'}-{seed}"
+    run = timed_train(recipe_of(tasks, learned, seed, steps), folder)
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
-    run = timed_train(recipe_of(tasks, learned, seed, steps), folder)
     figures: dict[str, Any] = {m: loss_of(run, k) for k, m in enumerate(tasks)}
     if run.lm.variances is not None:
         found = run.lm.variances()
@@ -143,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

@@ -6,6 +6,7 @@ import json
 import resource
 from pathlib import Path
 
+from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe
@@ -19,7 +20,11 @@ def timed_train(recipe: Recipe, folder: Path) -> Run:
 
     FOLDER/cpu_minutes.json gets the CPU minutes, tokenizers included; null where the training was
     not done in one go, so that they are not known.
+
+    Raises UserError for a folder that holds a training of another number of steps: to go on with it
+    would leave its figures and its minutes there.
     """
+    check_steps(recipe, folder)
     before = cpu_minutes()
     begun = (folder / "recipe.json").exists()
     run = train(recipe, folder)
@@ -29,6 +34,19 @@ def timed_train(recipe: Recipe, folder: Path) -> Run:
             spent = cpu_minutes() - before
         write_text(folder / SPENT, json.dumps(spent))
     return run
+
+
+def check_steps(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError where the folder holds a training of another number of steps."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    steps = json.loads(path.read_text())["train"]["steps"]
+    if steps != recipe.train.steps:
+        raise UserError(
+            f"{folder} holds a training of {steps:,} steps, not {recipe.train.steps:,}: give"
+            " another folder by --out, or remove this one"
+        )
 
 
 def minutes_verdict(minutes: float | None, most: float) -> str:
