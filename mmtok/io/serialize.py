@@ -18,6 +18,7 @@ import math
 import re
 import types
 import typing
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,7 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
         return _from_fields(value, known[kind], where, kinds)
     if value is None and type(None) in members:
         return None
-    presets = _presets(candidates)
+    presets = _presets([*_of_base(kinds, own), *own])
     if isinstance(value, str) and value.replace("_", "-") in presets:
         return presets[value.replace("_", "-")]()
     choices = [cls.__name__ for cls in own]
@@ -270,6 +271,13 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
             except UserError as error:
                 errors.append(str(error))
     raise UserError(errors[-1])
+
+
+def _of_base(kinds: Sequence[type], own: Sequence[type]) -> list[type]:
+    """Those of a recipe's classes that share a base with all members of a union."""
+    bases = [set(cls.__mro__) - {object, ABC} for cls in own]
+    shared: set[type] = set.intersection(*bases) if bases else set()
+    return [cls for cls in kinds if shared & set(cls.__mro__)]
 
 
 def _presets(classes: Sequence[Any]) -> dict[str, Callable[[], Any]]:

@@ -7,6 +7,7 @@ import torch
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
 from mmtok.io.serialize import from_plain
+from mmtok.tokenizers.jet_codes import JetCodesConfig
 from mmtok.tokenizers.jet_networks import PerParticle, WholeJet
 from mmtok.tokenizers.jet_vq import JetVQ, JetVQConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -143,6 +144,15 @@ def test_the_presets_have_the_sizes_of_omnijet():
     assert (config.measure, config.max_angle, config.weight) == ("omnijet", 0.8, 0.0)
     alone = from_plain("omnijet_per_particle", JetVQConfig | JetGridConfig, "")
     assert alone.network == PerParticle(128, 3)
+
+
+def test_a_preset_of_a_recipes_class_is_none_of_another_field():
+    with pytest.raises(UserError) as error:
+        from_plain({"network": "jetclass"}, JetVQConfig, "jets", (JetGridConfig,))
+    assert str(error.value).endswith("one of WholeJet, PerParticle, got 'jetclass'")
+    assert from_plain("jetclass", JetVQConfig | JetCodesConfig, "", (JetGridConfig,)) == (
+        JetGridConfig.jetclass()
+    )
 
 
 def test_what_cannot_be_is_refused_in_one_line():
