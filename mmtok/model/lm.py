@@ -216,7 +216,12 @@ class LM(nn.Module):
         return head.kind
 
     def loss_kind(self, modality: str) -> Kind:
-        """What this modality's training loss is of its -log p."""
+        """What this modality's training loss is of its -log p.
+
+        An estimate where blocks are of mixture-of-depths, which look ahead in training.
+        """
+        if self.config.trunk.mod_capacity:
+            return "estimate"
         head = self.head(modality)
         if head is None:
             return "exact"

@@ -247,6 +247,7 @@ class Attention(nn.Module):
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
         linear: LinearMaker | None = None,
+        out: LinearMaker | None = None,
     ):
         super().__init__()
         self.n_heads = n_heads
@@ -257,7 +258,7 @@ class Attention(nn.Module):
         self.q_proj = make(width, n_heads * self.head_size)
         self.k_proj = make(width, n_kv_heads * self.head_size)
         self.v_proj = make(width, n_kv_heads * self.head_size)
-        make = cast(Callable[..., nn.Linear], linear or partial(nn.Linear, bias=False))
+        make = cast(Callable[..., nn.Linear], out or partial(nn.Linear, bias=False))
         self.o_proj = make(n_heads * self.head_size, width)
         self.q_norm = q_norm
         self.k_norm = k_norm

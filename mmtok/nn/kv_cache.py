@@ -471,7 +471,7 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
         if norm is not None:
             gain = cast(Tensor, norm.weight) * root_width
         if isinstance(maps[0], Pattention):
-            return TokenMap(cast(Sequence[Pattention], maps), gain)
+            return TokenMap(cast(Sequence[Pattention], maps), gain, precision, n_rows)
         linears = cast(Sequence[nn.Linear], maps)
         weight = torch.cat([effective_weight(x) for x in linears])
         if gain is not None:
@@ -509,6 +509,9 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
         feed_forward = {"gate": activated, "up": up.times, "down": down}
         read = [gate.weight, up.weight, down.weight]
     others = [qkv.bias, after_attention, after_mlp]
+    for prepared_map in (qkv, out, feed_forward["gate"]):
+        if isinstance(prepared_map, TokenMap):
+            others += prepared_map.weights[1:]
     for norm in (attention.q_norm, attention.k_norm):
         if norm is not None:
             others.append(cast(Tensor, norm.weight).detach().clone())

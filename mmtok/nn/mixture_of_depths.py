@@ -34,10 +34,17 @@ class Documents:
 
 
 class Router(nn.Module):
-    """The weight of each position, and whether it is predicted to be kept."""
+    """The weight of each position, and whether it is predicted to be kept.
+
+    Attributes:
+        batch_share: of the positions that an optimiser step reads, the share in the rows at hand.
+            The predictor's loss is multiplied by it, so that a step is the same however its rows
+            are split over micro-batches and processes.
+    """
 
     def __init__(self, width: int):
         super().__init__()
+        self.batch_share = 1.0
         self.weigh = nn.Linear(width, 1, bias=False)
         hidden = max(8, width // 8)
         self.predictor = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
@@ -56,8 +63,8 @@ def by_weight(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The places (B, k) of the k highest weights of each row, which of them count, and x.
 
-    x (B, L, M) has the predictor's loss in its graph, the mean binary cross entropy. is_real
-    (B, L): no padding.
+    x (B, L, M) has the predictor's loss in its graph, the mean binary cross entropy times the
+    router's `batch_share`. is_real (B, L): no padding.
     """
     k = max(1, math.ceil(capacity * x.shape[1]))
     weights = router.weights(x.detach()).masked_fill(~is_real, -1)
@@ -66,7 +73,8 @@ def by_weight(
     is_top = torch.zeros_like(is_real).scatter(1, index, True)
     nll = F.binary_cross_entropy_with_logits(logits, is_top.to(logits), reduction="none")
     loss = (nll * is_real).sum() / is_real.sum().clamp(min=1)
-    return index, is_real.gather(1, index), cast(Tensor, _Attached.apply(x, loss))
+    attached = cast(Tensor, _Attached.apply(x, router.batch_share * loss))
+    return index, is_real.gather(1, index), attached
 
 
 class _Attached(torch.autograd.Function):

@@ -101,11 +101,11 @@ class TransformerConfig:
     ffn_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_economy()
         for name in SIZES:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"a trunk's {name} must be at least 1, got {size}")
+        self._check_economy()
         fits = self.width % (2 * self.n_heads) == 0
         if self.head_dim is not None:
             fits = self.head_dim % 2 == 0
@@ -124,6 +124,12 @@ class TransformerConfig:
             raise ValueError(
                 f"a trunk's mod_capacity is {self.mod_capacity} and mod_every {self.mod_every}; the"
                 " first is a share, at least 0 and below 1, the second at least 1"
+            )
+        if self.mod_capacity and self.mod_every > self.depth:
+            raise ValueError(
+                f"a trunk of depth {self.depth} has no block of mixture-of-depths where one of"
+                f" every {self.mod_every} is: set mod_every to {self.depth} at most, or"
+                " mod_capacity to 0"
             )
         for name in ("attn_tokens", "ffn_tokens"):
             sizes = getattr(self, name)
@@ -146,6 +152,14 @@ class TransformerConfig:
     def head_size(self) -> int:
         """Numbers per head of attention."""
         return self.head_dim or self.width // self.n_heads
+
+    @property
+    def branch_std(self) -> float:
+        """Of the weights that end a residual branch, at first.
+
+        Branches start small, so that depth does not change the scale of the output.
+        """
+        return 0.02 / (2 * self.depth) ** 0.5
 
     @property
     def is_llama(self) -> bool:
@@ -299,8 +313,7 @@ class Block(nn.Module):
         self.self_attn = _attention(config)
         self.mlp: FeedForward | TokenFeedForward
         if config.ffn_tokens:
-            std = 0.02 / (2 * config.depth) ** 0.5
-            self.mlp = TokenFeedForward(config.width, config.ffn_tokens, std)
+            self.mlp = TokenFeedForward(config.width, config.ffn_tokens, config.branch_std)
         else:
             self.mlp = FeedForward(config.width, config.feed_forward, config.activation)
         self.norms = config.norms
@@ -394,8 +407,10 @@ def _attention(config: TransformerConfig) -> Attention:
         q_norm = RMSNorm(q_size, config.norm_eps)
         k_norm = RMSNorm(k_size, config.norm_eps)
     linear: LinearMaker | None = None
+    out: LinearMaker | None = None
     if config.attn_tokens:
         linear = partial(Pattention, n_tokens=config.attn_tokens)
+        out = partial(linear, std=config.branch_std)
     return Attention(
         config.width,
         config.n_heads,
@@ -405,6 +420,7 @@ def _attention(config: TransformerConfig) -> Attention:
         q_norm,
         k_norm,
         linear,
+        out,
     )
 
 
@@ -444,14 +460,14 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([_block(config, lora, i) for i in range(config.depth)])
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.apply(_initialise)
-        # residual branches start small, so that depth does not change the scale of the output
+        # parameter tokens are made as small as this
         for block in self.blocks():
             outs: list[nn.Module] = [block.self_attn.o_proj]
             if isinstance(block.mlp, FeedForward):
                 outs.append(block.mlp.down_proj)
             for out in outs:
                 if isinstance(out, nn.Linear) and out.weight.is_floating_point():
-                    nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
+                    nn.init.normal_(out.weight, std=config.branch_std)
         if lora is not None:
             self.embed_tokens.requires_grad_(False)
             self.norm.requires_grad_(False)
@@ -469,6 +485,12 @@ class Transformer(nn.Module):
         """
         for i, block in enumerate(self.blocks()):
             block.activation_checkpointing = i < n
+
+    def share_batch(self, share: float) -> None:
+        """Say which share of a step's positions the next rows hold, see `Router.batch_share`."""
+        for block in self.blocks():
+            if isinstance(block, RoutedBlock):
+                block.router.batch_share = share
 
     def compile_blocks(self) -> None:
         """Run the blocks compiled in training, see `Block`.

@@ -83,8 +83,11 @@ def _other_loss(
     """The curve of a training loss that is not -log p.
 
     A bound on -log p has the unit of the likelihood that it bounds. A denoising loss has a unit of
-    its own, to which held-out likelihoods do not compare.
+    its own, to which held-out likelihoods do not compare. Blocks of mixture-of-depths look ahead in
+    training, so that no loss behind them is a likelihood or bounds one.
     """
+    if run.recipe.model.trunk.mod_capacity:
+        return _Curve("training loss", list(values), {})
     head = run.recipe.model.heads.get(m)
     if head is not None and head.kind == "bound":
         in_units = [None if value is None else customary(m, value, 1)[0] for value in values]

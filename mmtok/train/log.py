@@ -3,8 +3,8 @@
     step               steps done at the end of the window
     loss               the weighted loss, a mean over the window like all that follows
     nats               modality -> nats per predicted frame or end mark; None where it was absent
-    training_loss      modality -> the same for heads without an exact likelihood: their training
-                       loss, which is no likelihood
+    training_loss      modality -> the same for heads without an exact likelihood, and for all
+                       behind mixture-of-depths: their training loss, which is no likelihood
     customary          modality -> the nats in its customary unit, {"bits/byte": 2.1}; end marks
                        count to the frames before them
     gradient_norm      before clipping

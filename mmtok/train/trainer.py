@@ -218,7 +218,7 @@ class Trainer:
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums, counted = self._accumulate(work.parts, n_predicted, n_documents)
+        sums, counted = self._accumulate(work.parts, n_predicted, n_documents, positions)
         if not self.sharded:  # FSDP sums them in the backward pass
             processes.sum_gradients(list(self.names))
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
@@ -286,30 +286,33 @@ class Trainer:
         return Work(parts, n_predicted, n_vectors(batch), positions, frames)
 
     def _accumulate(
-        self, batches: Sequence[Batch], n_predicted: int, n_documents: int = 0
+        self,
+        batches: Sequence[Batch],
+        n_predicted: int,
+        n_documents: int = 0,
+        positions: int = 0,
     ) -> tuple[Tensor, dict[str, int]]:
         """The backward pass of every micro-batch.
 
-        n_predicted, n_documents: positions that are predicted, and documents that become vectors,
-        over all micro-batches and processes.
+        n_predicted, n_documents, positions: positions that are predicted, documents that become
+        vectors, and positions without padding, over all micro-batches and processes; 0 positions
+        are those of these batches.
 
         Returns the loss and the sum of nats of each modality, as one tensor on the device, and
         modality -> how many were predicted.
         """
-        sums = torch.zeros(
-            1 + len(self.loader.vocabulary.signatures),
-            dtype=sum_dtype(self.device),
-            device=self.device,
-        )
         counts = dict.fromkeys(self.loader.vocabulary.signatures, 0)
+        sums = torch.zeros(1 + len(counts), dtype=sum_dtype(self.device), device=self.device)
+        read = [int((batch.document >= 0).sum()) for batch in batches]
         for i, batch in enumerate(batches, 1):
+            self.lm.model.share_batch(read[i - 1] / max(1, positions or sum(read)))
             if self.sharded:
                 sum_after_last(self.lm, i == len(batches), self.config.replicas)
             batch = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 nats = self.lm(batch)
-            vocabulary = self.loader.vocabulary
-            total, parts = loss_sums(nats, batch, vocabulary, self.config.loss_weights)
+            weights = self.config.loss_weights
+            total, parts = loss_sums(nats, batch, self.loader.vocabulary, weights)
             mean = total / max(1, n_predicted)
             loss = total.detach().to(sums) / max(1, n_predicted)
             if nats.contrast is not None:

@@ -150,6 +150,26 @@ def test_every_parameter_learns_and_the_predictor_from_its_own_loss_alone():
     assert torch.equal(with_predictor, x.grad)  # nothing of its loss reaches the states
 
 
+@pytest.mark.parametrize("cuts", [(1, 3), (3,), (1, 2, 3)])
+def test_gradients_are_the_same_however_rows_are_split(cuts):
+    """As micro-batches and processes split them: also the predictor's, which has its own mean."""
+    x, position, _ = rows(4, 12)
+    n_real = torch.tensor([12, 5, 9, 7])
+    document = torch.where(torch.arange(12) < n_real[:, None], 0, -1)
+
+    def gradients(bounds):
+        made = trunk().train()
+        for a, b in itertools.pairwise(bounds):
+            made.share_batch(int(n_real[a:b].sum()) / int(n_real.sum()))
+            made(x[a:b], position[a:b], document[a:b]).square().sum().backward()
+        return {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+
+    whole = gradients((0, 4))
+    split = gradients((0, *cuts, 4))
+    for name, grad in whole.items():
+        assert torch.allclose(split[name], grad, rtol=1e-9, atol=1e-12), name
+
+
 def test_a_learned_predictor_finds_the_highest_weights():
     """On states whose weight is one linear map, it keeps about the share that training keeps."""
     torch.manual_seed(0)
@@ -237,6 +257,10 @@ def test_samples_follow_the_scores():
 def test_what_cannot_be_is_one_line():
     with pytest.raises(ValueError, match="mod_capacity is 1.5"):
         replace(CONFIG, mod_capacity=1.5)
+    for cannot in (dict(depth=1), dict(mod_every=5)):  # no block would be routed
+        with pytest.raises(ValueError, match="no block of mixture-of-depths"):
+            replace(CONFIG, **cannot)
+    assert sum(replace(CONFIG, mod_every=4).is_routed(i) for i in range(4)) == 1
     with pytest.raises(UserError, match="leave --compiled out"):
         KVCacheDecoder(trunk(), compile_length=20)
     from mmtok.model.architectures import exported_as

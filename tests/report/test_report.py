@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,11 @@ from PIL import Image
 from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.model.lm import DecoderConfig
 from mmtok.nn.audio import MelSpec
-from mmtok.report import images, plots
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.report import curves, images, plots
 from mmtok.report.html import one_line, thumbnail
 from mmtok.report.report import sample_section, write_report
 from mmtok.report.samples import find_samples
@@ -206,6 +210,16 @@ def test_every_part_of_a_finished_run_is_shown(finished_page):
         assert words in finished_page, words
     assert finished_page.count('class="wrong"') == 1
     assert "mmtok evaluate" not in finished_page
+
+
+def test_a_training_loss_behind_mixture_of_depths_is_not_called_a_likelihood():
+    trunk = TransformerConfig(mod_capacity=0.125)
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(model=DecoderConfig(trunk, {"image": MaskedDiffusion()}))
+    )
+    for m in ("text", "image"):
+        curve = curves._other_loss(run, m, [2.0], {"model": 1.0})
+        assert (curve.unit, curve.values, curve.held_out) == ("training loss", [2.0], {})
 
 
 def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ the machine's own.
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,3 +152,19 @@ def test_a_log_is_read_but_for_lines_that_are_none_which_are_counted(tmp_path):
         match="left out 5 damaged lines, the first: line 3.step is -3; it must be at least 0",
     ):
         assert [line["step"] for line in read_log(path)] == [1, 2, 5]
+
+
+def test_behind_mixture_of_depths_no_training_loss_is_a_likelihood():
+    """Blocks look ahead in training: neither nats nor bits/byte, but a training loss."""
+    torch.manual_seed(0)
+    routed = LM(
+        DecoderConfig(
+            replace(TRUNK, mod_capacity=0.25), {"speech": Parallel(), "voice": FrameDiffusion()}
+        ),
+        Vocabulary(SIGNATURES),
+    )
+    assert {routed.loss_kind(m) for m in routed.vocabulary.signatures} == {"estimate"}
+    assert {routed.kind(m) for m in ("text", "image", "speech")} == {"exact"}  # by the predictor
+    line = Gauge(routed, 64, {}).line(1, [step(10.0, 5, 4)], 1e9)
+    assert line["nats"] == {} and line["customary"] == {}
+    assert line["training_loss"] == {"text": 2.0, "image": None, "speech": 2.0, "voice": None}

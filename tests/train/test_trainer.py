@@ -205,9 +205,9 @@ def test_a_checkpoint_of_another_vocabulary_is_refused_naming_both(trainer):
 # ---- one step
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_accumulated_gradients_are_those_of_one_batch(trainer, n):
-    still = replace(TRUNK, dropout=0.0)
+@pytest.mark.parametrize("n, mod_capacity", [(2, 0.0), (3, 0.0), (3, 0.25)])
+def test_accumulated_gradients_are_those_of_one_batch(trainer, n, mod_capacity):
+    still = replace(TRUNK, dropout=0.0, mod_capacity=mod_capacity)
     grads = []
     for config in (CONFIG, replace(CONFIG, grad_accum_steps=n)):
         one, _ = trainer(config, trunk=still)
