@@ -427,10 +427,14 @@ class TokenFile:
         """(n,) frames of this field in every row; 0 where it is missing."""
         return np.diff(self._columns[field].offsets)
 
+    def truncated(self, field: str) -> np.ndarray:
+        """(n,) bool: which rows of this field were cut off at a cap."""
+        column = self._columns[field]
+        return column.truncated & column.present
+
     def n_truncated(self, field: str) -> int:
         """How many rows of this field were cut off at a cap."""
-        column = self._columns[field]
-        return int((column.truncated & column.present).sum())
+        return int(self.truncated(field).sum())
 
     def infos(self, field: str) -> list[tuple[Mapping, int]]:
         """The info of this field's rows, and how many rows have it; equal ones may come twice."""

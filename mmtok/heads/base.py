@@ -302,6 +302,9 @@ class SetHead(Head):
     ) -> Tensor:
         """Log p(y | h) of sets of these sizes, their number of frames included: (N,)."""
 
+    def check_training(self, sizes: Sizes) -> None:
+        """Raise UserError, in one line, for sizes of training sets that the head cannot learn."""
+
     @abstractmethod
     def sample_sizes(
         self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator

@@ -63,7 +63,7 @@ class SetDiffusion(Diffusion):
     Attributes:
         network: a transformer without positions, whose tokens are the elements of the set.
         max_frames: the largest number of elements that a set can have; larger ones must be cut by
-            their tokenizer.
+            their tokenizer, at this number.
         context: the network attends to the decoder's states at all positions before the set, not
             only to that at its begin mark: for conditions of many parts, such as another set.
     """
@@ -231,6 +231,10 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         """D(x, sigma) of sets x (N, P, D)."""
         dtype = next(self.network.parameters()).dtype
         return preconditioned(self._network_of(given), self.config.schedule, dtype)
+
+    def check_training(self, sizes: Sizes) -> None:
+        """As `SetSizes.check_training`."""
+        self.sizes.check_training(sizes)
 
     def sample_sizes(
         self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator

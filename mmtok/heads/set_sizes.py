@@ -55,6 +55,24 @@ class SetSizes(nn.Module):
                 " or cut the sets in their tokenizer"
             )
 
+    def check_training(self, sizes: Sizes) -> None:
+        """Raise UserError for sets that training cannot count.
+
+        Of a set that was cut off below `most`, all larger numbers would be as likely, those too
+        that no set ever has.
+        """
+        if not len(sizes.n_frames):
+            return
+        longest = int(sizes.n_frames.max())
+        self.check(longest)
+        cut = sizes.n_frames[sizes.truncated]
+        if len(cut) and int(cut.min()) < self.most:
+            raise UserError(
+                f"{self.modality} has sets that were cut at {int(cut.min())} frames, but its head"
+                f" counts to {self.most}: set model.heads.{self.modality}.max_frames to {longest},"
+                " the number at which their tokenizer cuts"
+            )
+
     def sample(self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator) -> Sizes:
         """Draw sizes; under guidance hs has the states with the condition and without it.
 

@@ -46,6 +46,7 @@ from mmtok.train.checkpoint import has_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
     check_guidance,
+    check_sets,
     check_targets,
     warn_pairing,
     warn_sigma_data,
@@ -288,6 +289,7 @@ def train(
 
         def check(files: Callable[[], Sequence[TokenFile]]) -> None:
             predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
+            check_sets(lm, files, predicted)
             warn_sigma_data(lm, files, predicted, recipe.train.seed)
 
         staged = None

@@ -14,7 +14,7 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tasks import InputMasking, Task, orders
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
-from mmtok.heads.base import Head
+from mmtok.heads.base import Head, SetHead, Sizes
 from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import LM
 
@@ -80,6 +80,26 @@ def check_freq_masks(
                 f"{where}.{name}.n_freq_masks is {hidden.n_freq_masks}, but a frame of {m}"
                 " has one channel, no bands of them: set it to 0, or use drop_prob"
             )
+
+
+def check_sets(lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping[str, str]) -> None:
+    """Raise UserError for sets whose numbers of frames a head of sets cannot learn.
+
+    Args:
+        lm: the decoder.
+        files: opens the token files.
+        made: field -> modality of the fields that are made.
+    """
+    for field, m in made.items():
+        head = lm.head(m)
+        if not isinstance(head, SetHead):
+            continue
+        for file in files():
+            if field not in file.fields:
+                continue
+            rows = file.has(field)
+            n_frames = torch.from_numpy(file.lengths(field)[rows])
+            head.check_training(Sizes(n_frames, torch.from_numpy(file.truncated(field)[rows])))
 
 
 def warn_sigma_data(

@@ -44,6 +44,18 @@ def test_a_set_that_was_cut_has_any_larger_number():
     assert float(cut) == pytest.approx(float(p[3:].sum()), abs=1e-6)
 
 
+def test_sets_are_cut_where_the_head_stops_counting():
+    sizes = counts()
+    cut = torch.tensor([False, True])
+    sizes.check_training(Sizes(torch.tensor([2, MOST]), cut))
+    sizes.check_training(Sizes(torch.tensor([2, 3]), torch.zeros(2, dtype=torch.bool)))
+    sizes.check_training(Sizes(torch.tensor([], dtype=torch.long), cut[:0]))
+    with pytest.raises(UserError, match="cut at 3 frames, but its head counts to 5.*frames to 3"):
+        sizes.check_training(Sizes(torch.tensor([2, 3]), cut))
+    with pytest.raises(UserError, match="a set of 6 frames, but its head counts to 5"):
+        sizes.check_training(Sizes(torch.tensor([2, 6]), cut))
+
+
 def test_samples_follow_their_probabilities():
     sizes = counts()
     h = torch.randn(1, 8).expand(20_000, -1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
+from mmtok.errors import UserError
 from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.run.build import train
 from mmtok.run.recipe import load_recipe
@@ -128,3 +129,10 @@ def test_without_captions_and_by_diffusion(jets, tmp_path):
     drawn = sampled(tmp_path / "run", tmp_path / "drawn")
     sizes = {len(jet) for jet in drawn}
     assert 2 in sizes and MOST in sizes and all(np.isfinite(jet).all() for jet in drawn)
+
+
+def test_a_head_that_counts_beyond_the_cut_is_refused_before_training(jets, tmp_path):
+    beyond = options(jets, f"{HEAD}.max_frames", "8")
+    with pytest.raises(UserError, match="cut at 6 frames, but its head counts to 8"):
+        train(load_recipe(RECIPE, beyond), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -20,6 +20,7 @@ from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.sampling import Sampling
+from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
@@ -27,6 +28,7 @@ from mmtok.nn.unet import UNetConfig
 from mmtok.train.checks import (
     check_freq_masks,
     check_guidance,
+    check_sets,
     check_targets,
     warn_pairing,
     warn_sigma_data,
@@ -280,3 +282,26 @@ def test_bands_of_frames_that_have_one_channel_are_refused():
         match="input_masking.caption.n_freq_masks is 2, but a frame of text has one channel",
     ):
         check_freq_masks({"caption": InputMasking(n_freq_masks=2)}, fields, signatures)
+
+
+@pytest.mark.parametrize("most, refused", [(10, None), (40, "cut at 10 frames.*max_frames to 10")])
+def test_sets_cut_below_what_their_head_counts_to_are_refused(most, refused, tmp_path):
+    """Of the fields that are made: half of the sets of `a` have 10 frames of more."""
+    signature = Signature("cloud", latent_size=2, unordered=True)
+    head = SetDiffusion(network=DiTConfig(1, 8, 1), max_frames=most)
+    x = np.zeros((10, 2), np.float32)
+    rows = [
+        {"a": Segment("cloud", latents=x[: 4 + 6 * cut], truncated=cut)} for cut in (False, True)
+    ]
+    rows.append({"b": Segment("cloud", latents=x[:3], truncated=True)})  # is not made
+    write_tokens(tmp_path / "t.parquet", {"a": signature, "b": signature}, rows)
+
+    def check(made):
+        files = [read_tokens(tmp_path / "t.parquet")]
+        check_sets(lm_of(signature, head), lambda: files, dict.fromkeys(made, "cloud"))
+
+    check([])
+    if refused is None:
+        return check(["a"])
+    with pytest.raises(UserError, match=refused):
+        check(["a"])
