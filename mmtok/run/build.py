@@ -48,6 +48,7 @@ from mmtok.train.checks import (
     check_guidance,
     check_sets,
     check_targets,
+    check_variances,
     warn_pairing,
     warn_sigma_data,
 )
@@ -317,6 +318,7 @@ def _checked_decoder(run: Run, processes: Processes) -> tuple[LM, Callable[[], N
     _check_heads(run)
     lm, fill = _untrained(run, processes)
     check_targets(lm, recipe.tasks, recipe.fields)
+    check_variances(lm, recipe.tasks, recipe.fields)
     check_freq_masks(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
     for task in recipe.tasks:
         if task.target_masking is not None:

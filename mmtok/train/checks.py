@@ -32,6 +32,22 @@ def check_targets(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str])
             head.validate(task=task)
 
 
+def check_variances(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
+    """Raise UserError for learned variances of which none is of a loss that training has.
+
+    modality_of: of each field.
+    """
+    if lm.variances is None:
+        return
+    predicted = {modality_of[f] for task in tasks for f in task.predicted}
+    if predicted <= set(lm.vocabulary.signatures) - set(lm.variances.parameters_of):
+        raise UserError(
+            "model.learned_sigma is true, but no task predicts a modality whose loss it could weigh"
+            f" (predicted: {', '.join(sorted(predicted)) or 'none'}; densities have a variance of"
+            " their own): leave it out"
+        )
+
+
 def check_guidance(
     tasks: Sequence[Task], modality_of: Mapping[str, str], sampling: Mapping[str, Sampling]
 ) -> None:

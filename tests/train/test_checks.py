@@ -19,6 +19,7 @@ from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import Sampling
 from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.model.lm import LM, DecoderConfig
@@ -30,6 +31,7 @@ from mmtok.train.checks import (
     check_guidance,
     check_sets,
     check_targets,
+    check_variances,
     warn_pairing,
     warn_sigma_data,
 )
@@ -305,3 +307,22 @@ def test_sets_cut_below_what_their_head_counts_to_are_refused(most, refused, tmp
         return check(["a"])
     with pytest.raises(UserError, match=refused):
         check(["a"])
+
+
+@pytest.mark.parametrize("learned_sigma", [False, True])
+def test_a_learned_variance_of_no_predicted_loss_is_refused(learned_sigma):
+    """A Gaussian's loss keeps its weight, and the text is only read."""
+    trunk = TransformerConfig(1, 16, 2, 2, 24)
+    config = DecoderConfig(trunk, {"y": Regression()}, learned_sigma=learned_sigma)
+    words = Signature("text", (4,))
+    lm = LM(config, Vocabulary([words, Signature("y", latent_size=2, frames=1)]))
+    fields = {"caption": "text", "y": "y"}
+    there = Task(("caption",), ("y",))
+    back = Task(("y",), ("caption",))
+    check_variances(lm, [there, back], fields)
+    check_variances(lm, [Task(("caption",), ("y",), loss_on_inputs=True)], fields)
+    if learned_sigma:
+        with pytest.raises(UserError, match="no task predicts .* .predicted: y; densities"):
+            check_variances(lm, [there], fields)
+    else:
+        check_variances(lm, [there], fields)
