@@ -183,6 +183,9 @@ class Flow(nn.Module):
                 for p in each.hyper[-1].parameters():
                     p.mul_(0.1)  # so that training starts near the identity
         self.maps = zuko.lazy.LazyComposedTransform(*maps)
+        for module in self.modules():
+            if isinstance(module, zuko.nn.Linear):  # of a single number; others are torch's
+                module.decaying = ("weight",)
 
     def forward(self, h: Tensor, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """f(x) and log |det df / dx| (N,), or of f^-1."""

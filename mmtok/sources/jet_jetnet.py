@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import permutations
@@ -28,6 +29,7 @@ JETNET = ("particle_features", "jet_features")
 JETNET_PARTS = ("etarel", "phirel", "ptrel", "mask")
 JETNET_JETS = ("pt", "eta", "mass", "num_particles")
 LOOKED = 200  # jets of JetNet that tell which column is what
+LOOKED_BYTES = 2**22  # of them, at most
 SHARES_SUM = (0.2, 1.1)  # of a jet's shares of pt, in the median
 MOST_OFF = 1.5  # the stated mass over the particles', or the inverse, of the middle half
 JETNET_NAMES = ("ptrel", "deta", "eta_rel", "dphi", "phi_rel", "mask", "jet_pt", "caption")
@@ -120,7 +122,9 @@ class JetNetJets(JetReader):
 
     def _first(self, table: Any) -> np.ndarray:
         """The first rows, to tell by what a table holds."""
-        return hdf5_rows(self.path, table, 0, min(self.n_jets, LOOKED)).astype(np.float64)
+        row_bytes = math.prod(table.shape[1:]) * table.dtype.itemsize
+        n = min(self.n_jets, LOOKED, LOOKED_BYTES // max(1, row_bytes))
+        return hdf5_rows(self.path, table, 0, n).astype(np.float64)
 
     def _check_parts(self) -> None:
         """Raise UserError where columns that nothing names are not as published.

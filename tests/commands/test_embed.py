@@ -89,7 +89,7 @@ def test_show_says_what_is_contrasted(run, capsys):
     assert main(["show", str(run.folder)]) == 0
     out = capsys.readouterr().out
     assert "contrast caption ~ speech, weight 1" in out
-    assert "vectors of 128 numbers by siglip, both ways" in out
+    assert "vectors of 128 numbers by clip, both ways" in out
 
 
 def test_what_cannot_be_is_one_line(run, clips, tmp_path, capsys):

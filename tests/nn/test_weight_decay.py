@@ -1,5 +1,6 @@
 """Weight decay: every matrix of a linear map or a convolution, once, and nothing else."""
 
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from mmtok.run.signatures import planned_signatures
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 # every parameter of the recipes' models that has two axes or more and is no matrix: tables, and
 # where a patch stands
+FLOWS = ()  # linear maps of an optional package
+with suppress(ImportError):
+    from zuko.nn import Linear
+
+    FLOWS = (Linear,)
 TABLES = (
     "model.embed_tokens.weight",
     "frame_in.*.table.weight",
@@ -42,7 +48,7 @@ def decaying(*modules):
 
 def check(module):
     """By type: the weights of linear maps and convolutions, whatever the attributes are called."""
-    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, *FLOWS)
     matrices = {m.weight for m in module.modules() if isinstance(m, kinds)}
     assert matrices and decaying(module) == matrices
 
