@@ -325,7 +325,25 @@ class ParquetPictures(Pictures):
             return np.zeros(len(self), np.uint64)  # what is broken is said where it is read
 
     def groups(self) -> np.ndarray | None:
-        """By the paths that the pictures had, as a picture with several captions has one."""
+        """Rows of one picture, which has several captions: by its path, else by its bytes."""
+        by_path = self._by_path()
+        groups = self._by_content() if by_path is None else by_path
+        _, counts = np.unique(groups, return_counts=True)
+        if counts.max() > MOST_OF_ONE_FILE * len(self):
+            return None
+        return groups
+
+    def _by_content(self) -> np.ndarray:
+        """The first row with the same bytes; the row itself where they are not known."""
+        hashes = np.array([self.content(i) or 0 for i in range(len(self))], np.uint64)
+        known = np.flatnonzero(hashes)
+        _, first, same = np.unique(hashes[known], return_index=True, return_inverse=True)
+        groups = np.arange(len(self))
+        groups[known] = known[first][same]
+        return groups
+
+    def _by_path(self) -> np.ndarray | None:
+        """The first row with the same path; None where no row has one."""
         import pyarrow as pa
 
         numbers: dict[str, int] = {}
@@ -341,10 +359,7 @@ class ParquetPictures(Pictures):
                 if path:
                     groups[i] = numbers.setdefault(path, i)
                 i += 1
-        _, counts = np.unique(groups, return_counts=True)
-        if counts.max() > MOST_OF_ONE_FILE * len(self):
-            return None
-        return groups
+        return groups if numbers else None
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """Rows of one file at a time."""

@@ -102,7 +102,7 @@ class JetNetJets(JetReader):
                 f" {', '.join(missing)}; number them: --columns ptrel=2,deta=0,dphi=1"
             )
         self._at = at
-        if not stated:
+        if not stated and not set(settings.columns) & set(JETNET_NAMES[:6]):
             self._check_parts()
         stated = _names_of(self.path, self._jets, jet_width)
         of_jets = stated or JETNET_JETS
@@ -148,7 +148,7 @@ class JetNetJets(JetReader):
             f"{self.path}: nothing names the columns of particle_features, and they are not"
             f" {listed(JETNET_PARTS)}, as published: shares of pt, which sum to 1 a jet, are in"
             f" {_columns_text(shares)}, a mask in {_columns_text(masks)}; number them, such as"
-            f" --columns {example}"
+            f" --layout jetnet --columns {example}"
         )
 
     def _check_pt(self, mass_at: int) -> None:

@@ -229,7 +229,7 @@ class NanoJets(EventJets):
             raise UserError(
                 f"{self.path}: the constituents of {self.collection} are not those of its jets: the"
                 f" pt of their sums is off by {applied}; are some missing, or weighted otherwise?"
-                " Where they are right, say so: --puppi on or --puppi off"
+                f" Where they are right, say so: {'--puppi on or ' * has_weights}--puppi off"
             )
         self.note = self._note(applied, other, has_weights) if self.n_jets else ""
 

@@ -3,6 +3,7 @@ faults are said in a line.
 """
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,23 @@ def test_pictures_in_both_splits_are_a_leak(tmp_path, monkeypatch):
     assert len(silently(replace(source, max_leak_share=0.5), "heldout")) == 4
     monkeypatch.setattr(image_parquet, "MOST_HASHED_BYTES", 99)
     assert len(silently(source, "heldout")) == 4
+
+
+@pytest.mark.parametrize("has_paths", [True, False])
+def test_rows_of_one_picture_are_in_one_split(tmp_path, has_paths):
+    """A row for each caption, with a path or without."""
+    values = [i // 5 for i in range(100)]
+    paths = [f"{v}.png" if has_paths else None for v in values]
+    images = [{"bytes": picture(v), "path": path} for v, path in zip(values, paths, strict=True)]
+    captions = [f"caption {i}" for i in range(100)]
+    table = pa.table({"image": pa.array(images, IMAGE), "caption": captions})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = ImageFolder(str(tmp_path))
+    parts = [{value for _, value in silently(source, split)} for split in source.splits]
+    assert parts[0].isdisjoint(parts[1]) and len(parts[0] | parts[1]) == 20 and all(parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source.check()
 
 
 def test_plain_bytes_and_lists_of_captions(tmp_path):

@@ -135,7 +135,7 @@ def test_columns_that_nothing_names_are_as_published_or_refused(tmp_path):
     assert "shares of pt, which sum to 1 a jet, are in column 3, a mask in column 2" in str(
         error.value
     )
-    assert str(error.value).endswith("--columns ptrel=3,mask=2,deta=0,dphi=1")
+    assert str(error.value).endswith("--layout jetnet --columns ptrel=3,mask=2,deta=0,dphi=1")
     numbers = {"ptrel": "3", "mask": "2", "deta": "0", "dphi": "1"}
     again = read_jets(tmp_path / "mask.hdf5", settings=ReadSettings(numbers), layout="jetnet")
     for jet, other in zip(jets, again, strict=True):
