@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,8 @@ PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
 PLAIN_FILES = (*PLAIN, *(suffix + more for suffix in PLAIN for more in COMPRESSED))
 ROWS = (*LINES, ".csv", ".tsv", ".tab", ".psv", ".json")
 ROW_FILES = (*ROWS, *(suffix + more for suffix in ROWS for more in COMPRESSED), ".parquet")
-ABOUT = re.compile(r"(readme|licen[cs]e|changelog|dataset_infos?)([.-].*)?", re.IGNORECASE)
+ABOUT = re.compile(r"(readme|licen[cs]e|changelog|dataset_infos?)(\.[a-z0-9]+)*", re.IGNORECASE)
+N_LOOKED = 20  # tables of a folder
 WANTED = "a UTF-8 text, a table of texts, or a folder of them"
 
 
@@ -40,7 +42,8 @@ class TextPlace:
         named: files that are named themselves, or by a pattern.
         folders: that are named.
         plain: the first file of characters in each.
-        tables: the first table in each.
+        tables: the first tables in each.
+        txt_bytes: what the .txt files of folders hold.
     """
 
     named: list[Path] = field(default_factory=list)
@@ -48,17 +51,19 @@ class TextPlace:
     plain: list[Path] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     has_txt: bool = False
+    txt_bytes: int = 0
 
     def files(self, layout: str) -> list[Path]:
         """The files of a layout, in order.
 
         A warning says what is left out of a folder. Raises UserError for a folder without any.
         """
+        suffixes: Sequence[str] = TXT_FILES
         if layout in ("table", "chat"):
-            return [*self.named, *files_among(self.folders, ROW_FILES)]
-        if not self.has_txt:
+            suffixes = ROW_FILES
+        elif not self.has_txt:
             return [*self.named, *files_among(self.folders, PLAIN_FILES)]
-        found = files_among(self.folders, TXT_FILES)
+        found = files_among(self.folders, suffixes)
         about = [file for file in found if _is_about(file)]
         if about:
             names = listed([file.name for file in about])
@@ -87,8 +92,10 @@ def text_place(path: str) -> TextPlace:
         place.folders.append(one)
         found = walk(one, (*PLAIN_FILES, *ROW_FILES)).files
         telling = [file for file in found if not _is_about(file)]
-        place.has_txt |= any(bare_path(file).suffix.lower() == TXT for file in telling)
-        place.tables += [file for file in telling if is_table(file)][:1]
+        texts = [file for file in telling if bare_path(file).suffix.lower() == TXT]
+        place.has_txt |= bool(texts)
+        place.txt_bytes += sum(file.stat().st_size for file in texts)
+        place.tables += [file for file in telling if is_table(file)][:N_LOOKED]
         place.plain += [file for file in telling if not is_table(file)][:1]
     return place
 
@@ -124,14 +131,21 @@ def _plain_evidence(place: TextPlace) -> str:
 
 
 def _table_evidence(place: TextPlace) -> str:
-    """The column of texts in the first table; "" where that holds conversations and no text."""
-    for path in place.tables[:1]:
-        names = _columns(path)
-        column = known_column(SPELLINGS, names)
+    """The column of texts in a table; "" where the first holds conversations and no text.
+
+    Beside .txt files a table that is smaller than they, and has no known column of texts, is about
+    them.
+    """
+    tables = place.tables if place.has_txt else place.tables[:1]
+    for path in tables:
+        column = known_column(SPELLINGS, _columns(path))
         if column:
             return f"{column} in {path.name}"
-        if not known_column(MESSAGES, names) and not place.has_txt:
-            return path.name  # beside texts a table without a column of texts is about them
+    for path in tables:
+        names = _columns(path)
+        is_large = not place.has_txt or path.stat().st_size >= place.txt_bytes
+        if (is_large or not names) and not known_column(MESSAGES, names):
+            return path.name
     return ""
 
 

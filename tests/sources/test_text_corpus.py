@@ -158,7 +158,7 @@ def test_patterns_and_folders_name_many_files(tmp_path):
 def test_a_folder_of_txt_files_is_one_whatever_lies_beside_them(tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     (tmp_path / "notes.md").write_text("not read")
-    (tmp_path / "metadata.jsonl").write_text('{"size": 9}\n')
+    (tmp_path / "metadata.jsonl").write_text('{"n":9}\n')
     with pytest.warns(UserWarning, match=r"left out 1 .jsonl files .*1 .md files"):
         read = [e["text"] for e in TextFile(str(tmp_path)).examples("train")]
     assert read == ["some tex"]
@@ -180,6 +180,29 @@ def test_what_tells_of_a_corpus_is_not_the_corpus(tmp_path):
     with pytest.warns(UserWarning, match=r"left out what tells of the corpus: LICENSE.txt"):
         read = [e["text"] for e in TextFile(str(tmp_path), chunk_chars=99).examples("train")]
     assert "".join(read).startswith("some text of two filesa part")
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"reviews.csv": b"review,label\n" + b"a long review,1\n" * 9},  # larger than the text
+        {"a_labels.csv": b"n\n1\n", "data.jsonl": b'{"text": "one"}\n{"text": "two"}\n'},
+        {"train.jsonl": '{"text": "one"}\n'.encode("utf-16")},  # nobody knows what is in it
+    ],
+)
+def test_a_stray_text_beside_tables_is_asked_about(tmp_path, tables):
+    (tmp_path / "requirements.txt").write_text("numpy\ntorch\n")
+    for name, content in tables.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="plain .requirements.txt. and table .*--layout"):
+        texts_of(TextFile(str(tmp_path)))
+
+
+def test_what_the_hub_writes_beside_tables_is_left_out(tmp_path):
+    (tmp_path / "dataset_infos.json").write_text('{"default": {"features": {}}}')
+    (tmp_path / "train.jsonl").write_text('{"text": "row one"}\n{"text": "row two"}\n')
+    with pytest.warns(UserWarning, match="tells of the corpus: dataset_infos.json"):
+        assert [e["text"] for e in TextFile(str(tmp_path)).examples("train")] == ["row one"]
 
 
 def test_a_folder_as_the_hub_has_it_is_a_table(tmp_path):
