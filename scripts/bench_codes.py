@@ -16,17 +16,16 @@ one to take. What is made whole by name is drawn by guidance 2. A finished run i
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench_fashion import NAMES, SIDE, write_sheet
+from bench_fashion import NAMES, SIDE, measure_families, write_sheet
 from side_by_side import called
 from timed import SPENT, timed_train, verdict
 
@@ -278,21 +277,7 @@ def shown(value: Any, bar: float = 0.0) -> str:
 
 def main() -> None:
     """Trains, measures and prints the families that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("folder", type=Path, help="with MNIST's four files, plain, .gz or .xz")
-    add("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    add("--out", type=Path, default=Path("runs/codes"))
-    add("--scale", type=float, default=1.0, help="times the steps: a quick look")
-    options = parser.parse_args()
-    source = IdxImages(str(options.folder), NAMES)
-    source.check()
-    judged = cache(partial(Judged, source))
-    for name in options.only:
-        figures = figures_of(name, options.folder, options.out, options.scale, judged)
-        print(*lines_of(name, figures), sep="\n", flush=True)
+    measure_families(__doc__, FAMILIES, Path("runs/codes"), Judged, figures_of, lines_of)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -330,23 +330,39 @@ def difference(solver: str, by: dict[str, list[float]], error: float) -> str:
     return f"{text}: {verdict(abs(few - many) <= min(0.05 * many, 2 * error))}"
 
 
-def main() -> None:
-    """Trains, measures and prints the families that the command line names."""
+def measure_families(
+    about: str,
+    families: Iterable[str],
+    out: Path,
+    judged_by: Callable[[IdxImages], Any],
+    figures_of: Callable[..., Any],
+    lines_of: Callable[[str, Any], Iterable[str]],
+) -> None:
+    """Trains, measures and prints the families that the command line names.
+
+    about: what the command is for; out: where its runs lie if nothing is said; judged_by: makes
+    the judges of a source, once they are needed.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("folder", type=Path, help="with MNIST's four files, plain, .gz or .xz")
-    add("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    add("--out", type=Path, default=Path("runs/fashion"))
+    add("--only", nargs="+", choices=list(families), default=list(families))
+    add("--out", type=Path, default=out)
     add("--scale", type=float, default=1.0, help="times the steps: a quick look")
     options = parser.parse_args()
     source = IdxImages(str(options.folder), NAMES)
     source.check()
-    judged = cache(partial(Judged, source))
+    judged = cache(partial(judged_by, source))
     for name in options.only:
         figures = figures_of(name, options.folder, options.out, options.scale, judged)
         print(*lines_of(name, figures), sep="\n", flush=True)
+
+
+def main() -> None:
+    """Trains, measures and prints the families that the command line names."""
+    measure_families(__doc__, FAMILIES, Path("runs/fashion"), Judged, figures_of, lines_of)
 
 
 if __name__ == "__main__":
