@@ -32,7 +32,7 @@ from mmtok.sources.pictures import (
     item_chunks,
 )
 from mmtok.sources.screen import Tolerance
-from mmtok.sources.unread_tables import check_unread, fault_in
+from mmtok.sources.unread_tables import check_unread, fault_in, seems_list
 
 HEAD_BYTES = 2**16  # of a text, to tell what it holds
 Item = tuple[str, str, bool]  # path, caption, whether the picture has several
@@ -297,7 +297,8 @@ def _check_others(place: Place, used: Sequence[Path], tolerance: Tolerance) -> N
     }
     with Tally("tables") as tally:
         tally.count(len(used) + len(faults))
-        check_unread(used, faults, "", "", tolerance, tally)
+        lists = [path for path in faults if seems_list(path, used, IMAGE_COLUMNS, PICTURES)]
+        check_unread(used, faults, lists, "", "", tolerance, tally)
 
 
 def no_table(place: Place, settings: ReadSettings) -> UserError:

@@ -113,11 +113,14 @@ class Limit:
 class Broken:
     """The unusable ones of n items: skipped while they are few, else an error names the first ten.
 
+    remedy: what the error says to do; "": to mend them, or to set another share.
+
     Raises UserError for the first one under `on_error="raise"`.
     """
 
-    def __init__(self, n: int, unit: str, tolerance: Tolerance) -> None:
+    def __init__(self, n: int, unit: str, tolerance: Tolerance, remedy: str = "") -> None:
         self.n = n
+        self.remedy = remedy
         self.unit = unit
         self.tolerance = tolerance
         self.errors: dict[tuple[str, str], UserError] = {}  # by name, and by what is wrong
@@ -155,10 +158,11 @@ class Broken:
         if len(names) > N_NAMED:
             others += f" and {len(names) - N_NAMED:,} more"
         passed_over = ""
-        remedy = "mend or remove them"
+        remedy = self.remedy or "mend or remove them"
         if share:
             passed_over = f", and at most {share:.3g} of all are passed over"
-            remedy += ", or set max_error_share"
+            if not self.remedy:
+                remedy += ", or set max_error_share"
         raise UserError(
             f"{first}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be"
             f" used{passed_over}; {remedy}"

@@ -10,8 +10,15 @@ from mmtok.io.messages import listed
 from mmtok.io.tables import suffix_of
 from mmtok.io.tally import Tally
 from mmtok.sources.layouts import is_part
+from mmtok.sources.media import SOUNDS
 from mmtok.sources.pictures import PACKED_TARS
-from mmtok.sources.speech_columns import find_columns, headless, need_columns, sound_among
+from mmtok.sources.speech_columns import (
+    SPELLINGS,
+    find_columns,
+    headless,
+    need_columns,
+    sound_among,
+)
 from mmtok.sources.speech_evidence import (
     AUDIOFOLDER,
     COMMON_VOICE,
@@ -22,7 +29,7 @@ from mmtok.sources.speech_evidence import (
     piped_tables,
 )
 from mmtok.sources.speech_tables import columns_in, held_sounds, stem_of_table
-from mmtok.sources.unread_tables import check_unread, fault_in
+from mmtok.sources.unread_tables import check_unread, fault_in, seems_list
 
 # layout -> the table that holds the others' clips, and is read alone unless splits are named
 WHOLE = {"commonvoice": "validated", "ljspeech": "metadata"}
@@ -55,7 +62,9 @@ def check_tables(place: Place, layout: str, used: Sequence[Path], wanted: str) -
         return
     with Tally("tables") as tally:
         tally.count(len(used) + len(faults))
-        check_unread(used, faults, train, settings.heldout, settings.tolerance, tally)
+        known = (*SPELLINGS["file"], *settings.columns.values())
+        lists = [path for path in faults if seems_list(path, used, known, SOUNDS)]
+        check_unread(used, faults, lists, train, settings.heldout, settings.tolerance, tally)
         for path in _others(place, layout, used):
             columns = columns_in(path)
             if path in faults or not columns:

@@ -1,16 +1,31 @@
-"""Tables that lie beside those of a corpus and cannot be read: they are no small part of it."""
+"""Tables that lie beside those of a corpus and cannot be read: they are no small part of it.
+
+One that by its name or header lists no files of the corpus, such as speakers.csv, is none of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmtok.errors import UserError
+from mmtok.io.columns import known_column
+from mmtok.io.compressed import FAULTS, open_bytes
 from mmtok.io.table_rows import first_chars, open_table
 from mmtok.io.tables import decoded, suffix_of
 from mmtok.io.tally import Tally
 from mmtok.sources.layouts import is_part
 from mmtok.sources.screen import Broken, Tolerance
+
+# a table of such a name is a list of the corpus's files, or of one of its splits
+LIST_NAME = re.compile(
+    r"(?<![a-z])(train|training|dev|val|valid|validation|validated|invalidated|test|testing|eval"
+    r"|evaluation|heldout|metadata|manifest|transcripts?|transcriptions?|captions?|annotations?"
+    r"|labels?|list|file_?lists?|files|index|data|dataset|corpus|clips|images|pictures)(?![a-z])"
+)
+HEAD_BYTES = 2**16  # of a table that cannot be read, for what its header says
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def fault_in(path: Path, separator: str = "") -> str:
@@ -42,9 +57,45 @@ def _check_text(path: Path) -> None:
         raise UserError(f"{path}: the file is empty; remove it, or write its rows")
 
 
+def seems_list(
+    path: Path, used: Sequence[Path], spellings: Sequence[str], suffixes: tuple[str, ...]
+) -> bool:
+    """Whether a table that cannot be read is by its name or first line a list of files.
+
+    Args:
+        path: of the table.
+        used: the corpus's other tables; one whose name differs from theirs in digits is alike.
+        spellings: how the column of files is called.
+        suffixes: of the files, which a line without a header may name.
+    """
+    alike = {_undigited(other.name) for other in used}
+    if LIST_NAME.search(path.name.lower()) or _undigited(path.name) in alike:
+        return True
+    cells = [cell.strip(' "{[').rstrip(' "}]') for cell in re.split(r"[,;\t|:]", _first_line(path))]
+    return bool(known_column(spellings, cells)) or any(
+        cell.lower().endswith(suffixes) for cell in cells
+    )
+
+
+def _undigited(name: str) -> str:
+    return re.sub(r"\d+", "0", name.lower())
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a file, as far as it can be told in whichever encoding; "" for none."""
+    try:
+        with open_bytes(path) as file:
+            head = file.read(HEAD_BYTES)
+    except FAULTS:
+        return ""
+    encoding = "utf-16" if head[:2] in UTF_16 else "latin-1"
+    return head.decode(encoding, "replace").lstrip().partition("\n")[0]
+
+
 def check_unread(
     used: Sequence[Path],
     faults: Mapping[Path, str],
+    lists: Sequence[Path],
     train: str,
     heldout: str,
     tolerance: Tolerance,
@@ -55,6 +106,7 @@ def check_unread(
     Args:
         used: those that can.
         faults: what is wrong with each of the others.
+        lists: those of the others that seem to list files; the rest is no part of the corpus.
         train: the split to train on, as the user names it; tables that it does not mean are not
             asked for where it means one of `used`.
         heldout: that to hold out.
@@ -71,8 +123,13 @@ def check_unread(
     if train and any(is_part(train, path.name) for path in used):
         return
     counted = Tally("tables")  # which speaks only where they are few
-    broken = Broken(len(used) + len(faults), "tables", tolerance)
+    remedy = f"mend or remove them, or name the one to read: --path {used[0]}"
+    broken = Broken(len(used) + len(lists), "tables", tolerance, remedy)
     for path, fault in faults.items():
-        broken.add(path.name, UserError(fault), counted)
+        if path in lists:
+            broken.add(path.name, UserError(fault), counted)
+        else:
+            what = "left out: by name and first line they list no files, and cannot be read"
+            tally.add(what, fault)
     broken.stop_if_many()
     tally.merge(counted.as_plain())

@@ -66,6 +66,35 @@ def test_a_damaged_table_beside_a_good_one(tmp_path, content, part):
     assert part in said_by(SpeechFolder(str(tmp_path)))
 
 
+LATIN_1 = "id,dialect\n1,Münchnerisch\n".encode("latin-1")
+
+
+@pytest.mark.parametrize("content", ["", LATIN_1, "id,id\n1,2\n", UTF_16.replace(b"p", b"q")])
+@pytest.mark.parametrize("good", ["my.csv", "m.jsonl", "data/metadata.csv"])
+def test_a_damaged_table_that_lists_no_files_is_counted(tmp_path, good, content):
+    put_sounds((tmp_path / good).parent)
+    text = manifest("abcd") if good.endswith("jsonl") else GOOD.replace("path", "file_name")
+    put_text(tmp_path / good, text)
+    put_text(tmp_path / "speakers.csv", content)
+    found, said = read(SpeechFolder(str(tmp_path)))
+    assert set(found) >= {"a.wav", "b.wav"}
+    assert "1 of 2 tables was left out: by name and first line they list no files, and can" in said
+    assert "speakers.csv" in said
+
+
+@pytest.mark.parametrize(
+    "name, content", [("more.csv", UTF_16), ("more.csv", "e.wav,e.wav\n"), ("my-1.csv", "")]
+)
+def test_a_damaged_table_that_lists_files_sends_to_the_good_one(tmp_path, name, content):
+    put_sounds(tmp_path)
+    put_text(tmp_path / "my-0.csv", GOOD)
+    put_text(tmp_path / name, content)
+    said = said_by(SpeechFolder(str(tmp_path)))
+    remedy = f"mend or remove them, or name the one to read: --path {tmp_path}/my-0.csv"
+    assert f"{name}: " in said and said.endswith(remedy)
+    assert set(read(SpeechFolder(str(tmp_path / "my-0.csv")))[0]) == {"a.wav", "b.wav"}
+
+
 def test_a_table_with_other_columns_is_counted_and_asked_for_as_a_split(tmp_path):
     put_sounds(tmp_path)
     put_text(tmp_path / "train.csv", GOOD)
@@ -230,6 +259,13 @@ def test_a_damaged_table_of_pictures_beside_a_good_one(tmp_path):
         with pytest.raises(UserError, match=r"dev.csv: is UTF-16.*1 of 2 tables cannot be used"):
             ImageFolder(str(tmp_path), layout="table", **splits).check()
     ImageFolder(str(tmp_path), layout="table", max_error_share=0.5).check()
+    (tmp_path / "dev.csv").rename(tmp_path / "sizes.csv")  # whose header names files
+    with pytest.raises(UserError, match=r"or name the one to read: --path .*train\.csv$"):
+        ImageFolder(str(tmp_path), layout="table").check()
+    ImageFolder(str(tmp_path / "train.csv")).check()
+    put_text(tmp_path / "sizes.csv", "")
+    with pytest.warns(UserWarning, match="list no files, and cannot be read .*sizes.csv: the file"):
+        ImageFolder(str(tmp_path), layout="table").check()
 
 
 def put_picture(path, value):
