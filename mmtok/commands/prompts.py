@@ -19,7 +19,7 @@ from mmtok.io.conversations import looks_like_conversation, read_conversation
 from mmtok.io.numbers import NUMBER, as_number
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
-from mmtok.io.walk import files_among
+from mmtok.io.walk import corpus_among
 from mmtok.run.prompt_format import format_fields, parse_prompt
 from mmtok.run.run import Run
 from mmtok.sources.signal_files import CONDITION_FILES, SIGNAL_FILES
@@ -58,7 +58,7 @@ def expand_folders(run: Run, words: Sequence[str]) -> list[str]:
     expanded: list[str] = []
     for word in words:
         if _is_folder(word):
-            expanded += map(str, files_among([Path(word)], _suffixes(run_files(run))))
+            expanded += map(str, corpus_among([Path(word)], _suffixes(run_files(run))))
         else:
             expanded.append(word)
     return expanded

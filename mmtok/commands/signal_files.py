@@ -22,7 +22,7 @@ from mmtok.io.serialize import mapping_of
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tables import LINES, SEPARATORS
 from mmtok.io.tally import Tally
-from mmtok.io.walk import files_among
+from mmtok.io.walk import corpus_among, walk
 from mmtok.sources.screen import Screen, Tolerance, looks_once
 from mmtok.sources.signal_files import ARRAYS, CONDITION_FILES, SIGNAL_FILES
 from mmtok.tokenizers import MODALITIES, default, is_preset, load
@@ -160,7 +160,7 @@ def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> di
     with Tally(f"{modality} files") as tally:
         for place in places:
             above = f"{place.resolve().name}/" if len(places) > 1 else ""
-            for file in files_among([place], files.suffixes):
+            for file in _files_below(place, modality, files):
                 tally.count()
                 real = file.resolve()
                 if real in seen:
@@ -181,11 +181,25 @@ def _check_single(places: Sequence[Path], modality: str, files: SignalFiles) -> 
     for place in places:
         name = place.name.lower()
         if place.is_file() and name.endswith(CORPORA) and not name.endswith(files.suffixes):
-            raise UserError(
-                f"{place}: holds many signals, or packed ones, and here a file is one of"
-                f" {', '.join(files.suffixes)}; a corpus is read by a recipe: mmtok fit"
-                f" recipes/{modality}.py --path {place} -o RUN, then mmtok tokenize RUN"
-            )
+            raise _is_corpus(place, modality, files)
+
+
+def _is_corpus(place: Path, modality: str, files: SignalFiles) -> UserError:
+    return UserError(
+        f"{place}: holds many signals, or packed ones, and here a file is one of"
+        f" {', '.join(files.suffixes)}; a corpus is read by a recipe: mmtok fit"
+        f" recipes/{modality}.py --path {place} -o RUN, then mmtok tokenize RUN"
+    )
+
+
+def _files_below(place: Path, modality: str, files: SignalFiles) -> list[Path]:
+    """The files of a place. Raises UserError for a folder of tables, packed files or tars alone."""
+    try:
+        return corpus_among([place], files.suffixes)
+    except UserError:
+        if not files.many and walk(place, CORPORA).files:
+            raise _is_corpus(place, modality, files) from None
+        raise
 
 
 def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:

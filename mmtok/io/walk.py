@@ -8,6 +8,7 @@ counted by kind.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -29,6 +30,12 @@ SYSTEM = {
     "lost+found",
     "@eadir",
 }
+# what lies beside a corpus and tells of it
+ABOUT = re.compile(
+    r"(readme|licen[cs]e|changelog|dataset_infos?)"
+    r"(\.(txt|text|md|markdown|rst|tex|html?|ya?ml|jsonl?|csv|tsv|gz|zst|[a-z]{2}))*",
+    re.IGNORECASE,
+)
 N_KINDS = 10  # kinds of what is left out that one line names
 
 
@@ -108,6 +115,11 @@ def walk(folder: Path, suffixes: Collection[str], companions: Collection[str] = 
     found.names.sort(key=_in_order)
     found.companion_names.sort(key=_in_order)
     return found
+
+
+def is_about(name: str) -> bool:
+    """Whether a file's name says that it tells of a corpus, and so is none of it."""
+    return bool(ABOUT.fullmatch(name))
 
 
 def kind_of(name: str) -> str:
@@ -208,6 +220,20 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
             warnings.warn(found.note(), stacklevel=2)
         files += found.files
     return files
+
+
+def corpus_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
+    """As `files_among`, without what tells of the others in a folder, which is said."""
+    files = files_among(places, suffixes)
+    about = [file for file in files if is_about(file.name) and file not in places]
+    if not about or len(about) == len(files):
+        return files
+    warnings.warn(
+        f"{about[0].parent}: left out what tells of the corpus:"
+        f" {listed([file.name for file in about])}",
+        stacklevel=2,
+    )
+    return [file for file in files if file not in set(about)]
 
 
 # ---- paths that a user named

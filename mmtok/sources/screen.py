@@ -179,6 +179,7 @@ class Screen(Generic[T]):
         unit: what items are called, in the plural.
         limits: of the sizes; items outside are left out and counted.
         name: gives the name of an item, in messages.
+        remedy: of `Broken`.
 
     Raises UserError as `Broken` does, and where no item is left.
     """
@@ -191,9 +192,10 @@ class Screen(Generic[T]):
         unit: str,
         limits: Sequence[Limit] = (),
         name: Callable[[T], str] = str,
+        remedy: str = "",
     ) -> None:
         self._name = name
-        self._broken = Broken(len(items), unit, tolerance)
+        self._broken = Broken(len(items), unit, tolerance, remedy)
         self.items: list[T] = []
         tally = Tally(unit)
         looked_at: Iterable[T] = items

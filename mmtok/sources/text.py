@@ -164,7 +164,7 @@ class TextFile(ScreenedSource):
         """The layout and the files; their characters are counted where they are read."""
         place = text_place(str(self.path))
         layout = layout_of(place, self.layout or self._asked_layout(place), str(self.path))
-        files = place.files(layout)
+        files = place.files(layout, self.columns)
         n_bytes = sum(path.stat().st_size for path in files)
         return f"read as {layout}: {counted(len(files), 'file')} of {n_bytes:,} bytes"
 
@@ -218,7 +218,12 @@ class TextFile(ScreenedSource):
             n_chars[path] = reader.n_chars(path)
             return {"chars": n_chars[path]}
 
-        screen = Screen(place.files(layout), look, self, "files")
+        remedy = ""
+        if place.folders and layout != "plain":
+            like = f"--path '{place.folders[0]}/*.jsonl'"
+            remedy = f"mend them, or name those to read, such as {like}"
+        files = place.files(layout, self.columns)
+        screen = Screen(files, look, self, "files", remedy=remedy)
         with Tally("files") as tally:
             for path in screen.items:
                 tally.count()

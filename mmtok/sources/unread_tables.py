@@ -18,7 +18,7 @@ from mmtok.io.tally import Tally
 from mmtok.sources.layouts import is_part
 from mmtok.sources.screen import Broken, Tolerance
 
-# a table of such a name is a list of the corpus's files, or of one of its splits
+# a table of such a name is one of the corpus, or of one of its splits
 LIST_NAME = re.compile(
     r"(?<![a-z])(train|training|dev|val|valid|validation|validated|invalidated|test|testing|eval"
     r"|evaluation|heldout|metadata|manifest|transcripts?|transcriptions?|captions?|annotations?"
@@ -58,19 +58,24 @@ def _check_text(path: Path) -> None:
 
 
 def seems_list(
-    path: Path, used: Sequence[Path], spellings: Sequence[str], suffixes: tuple[str, ...]
+    path: Path,
+    used: Sequence[Path],
+    spellings: Sequence[str] = (),
+    suffixes: tuple[str, ...] = (),
 ) -> bool:
-    """Whether a table that cannot be read is by its name or first line a list of files.
+    """Whether a table that cannot be used is by its name or first line one of the corpus.
 
     Args:
         path: of the table.
         used: the corpus's other tables; one whose name differs from theirs in digits is alike.
-        spellings: how the column of files is called.
-        suffixes: of the files, which a line without a header may name.
+        spellings: how the column of its files is called.
+        suffixes: of its files, which a line without a header may name.
     """
     alike = {_undigited(other.name) for other in used}
     if LIST_NAME.search(path.name.lower()) or _undigited(path.name) in alike:
         return True
+    if not spellings:
+        return False
     cells = [cell.strip(' "{[').rstrip(' "}]') for cell in re.split(r"[,;\t|:]", _first_line(path))]
     return bool(known_column(spellings, cells)) or any(
         cell.lower().endswith(suffixes) for cell in cells

@@ -405,6 +405,23 @@ def test_jets_of_named_columns(tmp_path, said, notes):
     assert "no option of reading texts" in said([*texts, "--layout", "jetclass"])
 
 
+def test_what_tells_of_texts_is_none_of_them(tmp_path, notes):
+    """The same rule as in corpora: of a folder, unless nothing else is in it."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    words = ["tokenize", "text", folder, "-o", tmp_path / "t.parquet"]
+    for name in ("LICENSE.txt", "README.txt"):
+        (folder / name).write_text(name)
+    notes(words)
+    assert len(read_tokens(tmp_path / "t.parquet")) == 2
+    (folder / "a.txt").write_text("one")
+    (line,) = [line for line in notes(words) if "tells of the corpus" in line]
+    assert "LICENSE.txt, README.txt" in line
+    assert len(read_tokens(tmp_path / "t.parquet")) == 1
+    notes([*words[:2], folder / "README.txt", *words[3:]])
+    assert len(read_tokens(tmp_path / "t.parquet")) == 1
+
+
 def test_a_corpus_is_no_single_signal(tmp_path, said, pictures, notes):
     """What holds many is refused with the way that reads it; patterns in quotes are read."""
     out = ["-o", tmp_path / "t.parquet"]
@@ -418,6 +435,13 @@ def test_a_corpus_is_no_single_signal(tmp_path, said, pictures, notes):
         line = said(["tokenize", modality, tmp_path / name, *out])
         way = f"mmtok fit recipes/{modality}.py --path {tmp_path / name} -o RUN"
         assert "holds many signals, or packed ones" in line and way in line
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "folder" / name)
+        line = said(["tokenize", modality, tmp_path / "folder", *out])
+        way = f"mmtok fit recipes/{modality}.py --path {tmp_path / 'folder'} -o RUN"
+        assert "holds many signals, or packed ones" in line and way in line
+        (tmp_path / "folder" / name).unlink()
+    assert "without a file that can be used" in said(["tokenize", "text", pictures, *out])
     notes(["tokenize", "image", f"{pictures}/*.png", *out])
     assert len(read_tokens(tmp_path / "t.parquet")) == 10
     twice = [pictures / "1.png", pictures / ".." / pictures.name / "1.png"]

@@ -221,6 +221,53 @@ def test_a_folder_as_the_hub_has_it_is_a_table(tmp_path):
     assert texts_of(only) == train
 
 
+ROWS = '{"text": "row one", "n": 1}\n{"text": "row two", "n": 2}\n'
+CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+@pytest.mark.parametrize("field, rows", [("text", ROWS), ("messages", CHAT + CHAT)])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", '{"version": "one"}'),
+        ("config.json", '{\n "version": "one"\n}\n'),
+        ("config.json", '["a", "list"]'),
+        ("a.csv", "version\none\n"),
+        ("a.csv", "n,m\n1,2\n"),
+        ("a.csv", ""),
+    ],
+)
+def test_a_table_without_the_column_of_the_others_is_counted(tmp_path, field, rows, name, content):
+    (tmp_path / "train.jsonl").write_text(rows)
+    (tmp_path / name).write_text(content)
+    with pytest.warns(UserWarning) as notes:
+        found = [e["text"] for e in TextFile(str(tmp_path)).examples("train")]
+    said = "\n".join(str(note.message) for note in notes)
+    assert len(found) == 1 and (field == "messages" or found == ["row one"])
+    assert f"1 of 2 tables was left out: without a column of {field} (first: " in said
+    assert name in said and f"({field} in train.jsonl)" in said
+
+
+def test_a_part_of_the_corpus_without_its_column_is_a_fault(tmp_path):
+    (tmp_path / "part-0.jsonl").write_text(ROWS)
+    match = (
+        "part-1.jsonl.*txt.*1 of 2 files cannot be used.*or name those to read, such as --path '"
+    )
+    (tmp_path / "part-1.jsonl").write_text('{"txt": "row three", "n": 3}\n')
+    with pytest.raises(UserError, match=match):
+        texts_of(TextFile(str(tmp_path)))
+    assert texts_of(TextFile(f"{tmp_path}/part-0.jsonl")) == ["row one"]
+
+
+def test_single_columns_that_differ_are_asked_about(tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"story": "row one"}\n{"story": "row two"}\n')
+    assert texts_of(TextFile(str(tmp_path))) == ["row one"]
+    (tmp_path / "config.json").write_text('{"version": "one"}')
+    with pytest.raises(UserError, match="Its tables have story in b.json.*--columns text=COLUMN"):
+        texts_of(TextFile(str(tmp_path)))
+    assert texts_of(TextFile(str(tmp_path), columns={"text": "story"})) == ["row one"]
+
+
 def test_two_layouts_in_one_folder_are_asked_about(tmp_path):
     (tmp_path / "essay.md").write_text("an essay " * 9)
     (tmp_path / "a.csv").write_text("n,text\n1,row one\n2,row two\n")
