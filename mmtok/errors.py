@@ -16,6 +16,15 @@ class UserError(ValueError):
     """
 
 
+def check_ranges(settings: object, **ranges: tuple[float, float]) -> None:
+    """Raise UserError for a field that is not within (least, most), both included."""
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            kind = type(settings).__name__
+            raise UserError(f"{kind}: {name} is {value}; it must be from {least:,} to {most:,}")
+
+
 def missing_extra(what: str, extra: str) -> UserError:
     """The error to raise where `what` needs packages of an extra that is not installed."""
     return UserError(f"{what} needs the extra: pip install 'mmtok[{extra}]'")

@@ -83,6 +83,16 @@ class HeadConfig(ABC):
         """Whether a head of sets reads all positions before a set; see `Context`."""
         return False
 
+    @property
+    def loss_kind(self) -> Kind:
+        """What the head's loss is of -log p."""
+        return self.kind
+
+    @property
+    def loss_name(self) -> str:
+        """What the head's loss is called where it is no -log p and no bound of it."""
+        return "training loss"
+
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Whether the head can fill in frames of this signature."""
@@ -129,7 +139,7 @@ class Head(nn.Module, ABC):
     @property
     def loss_kind(self) -> Kind:
         """What `loss` is of -log p, for the log of a training."""
-        return self.kind
+        return self.config.loss_kind
 
     @property
     def loss_is_positive(self) -> bool:

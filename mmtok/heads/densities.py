@@ -51,11 +51,13 @@ class Family(ABC):
     counts: whether it is of counts, 0, 1, 2 and so on; else of real numbers.
     kind: what its log p is.
     no_score: why there is no log p; "" where there is one.
+    loss_name: what its loss is called where that is not -log p.
     """
 
     counts: ClassVar[bool] = False
     kind: ClassVar[Kind] = "exact"
     no_score: ClassVar[str] = ""
+    loss_name: ClassVar[str] = "training loss"
 
     @abstractmethod
     def n_raw(self, size: int) -> int:

@@ -74,6 +74,11 @@ class LatentConfig(HeadConfig):
     kind = "estimate"  # the ODE is solved in steps, with random probes in many dimensions
     frames = "latents"
 
+    @property
+    def loss_name(self) -> str:
+        """Its unit is its own: no likelihood compares with it."""
+        return "denoising loss"
+
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Latents, but no counts."""

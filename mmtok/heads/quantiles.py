@@ -36,6 +36,7 @@ class Quantiles(Family):
     """
 
     kind: ClassVar[Kind] = "estimate"
+    loss_name: ClassVar[str] = "pinball loss"
 
     quantiles: int = 39
 
@@ -118,6 +119,7 @@ class SquaredError(Family):
     """
 
     kind: ClassVar[Kind] = "estimate"
+    loss_name: ClassVar[str] = "squared error"
     no_score: ClassVar[str] = (
         "SquaredError learns a mean, which has no probability; for scores train with Gaussian()"
     )
@@ -136,6 +138,7 @@ class AbsoluteError(Family):
     """The median alone, by |y - median|; as `SquaredError` in all else."""
 
     kind: ClassVar[Kind] = "estimate"
+    loss_name: ClassVar[str] = "absolute error"
     no_score: ClassVar[str] = (
         "AbsoluteError learns a median, which has no probability; for scores train with"
         " GeneralisedNormal() or Quantiles()"

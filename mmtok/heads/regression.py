@@ -80,6 +80,18 @@ class Regression(HeadConfig):
                 " Gaussian()"
             )
 
+    @property
+    def loss_kind(self) -> Kind:
+        """The family's; of uncertain weights a bound on what is exact."""
+        if self.family.kind == "exact" and not isinstance(self.weights, Certain):
+            return "bound"
+        return self.family.kind
+
+    @property
+    def loss_name(self) -> str:
+        """The family's."""
+        return self.family.loss_name
+
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Latents that are no cells."""
@@ -118,13 +130,6 @@ class RegressionHead(Head):
     @property
     def kind(self) -> Kind:
         """The family's."""
-        return self.family.kind
-
-    @property
-    def loss_kind(self) -> Kind:
-        """The family's; of uncertain weights a bound on what is exact."""
-        if self.family.kind == "exact" and not self.is_certain:
-            return "bound"
         return self.family.kind
 
     @property

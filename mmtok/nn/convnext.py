@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmtok.errors import check_ranges
+
 KERNEL = 7  # frames
 # Streams compute so many outputs of a layer at a time, always: products of one shape round every
 # frame alike, so that the pieces in which a clip arrives change no bit.
@@ -40,10 +42,7 @@ class ConvNeXtConfig:
     look_ahead: int = -1
 
     def __post_init__(self) -> None:
-        for name, least, most in (("width", 1, 4096), ("depth", 0, 64)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"ConvNeXtConfig: {name} is {value}; it must be {least} to {most}")
+        check_ranges(self, width=(1, 4096), depth=(0, 64))
         if not -1 <= self.look_ahead <= self.reach:
             raise ValueError(
                 f"ConvNeXtConfig: look_ahead is {self.look_ahead}; it must be -1 to {self.reach},"

@@ -125,6 +125,13 @@ class TransformerConfig:
                 f"a trunk's mod_capacity is {self.mod_capacity} and mod_every {self.mod_every}; the"
                 " first is a share, at least 0 and below 1, the second at least 1"
             )
+        every = type(self).mod_every
+        if not self.mod_capacity and self.mod_every != every:
+            raise ValueError(
+                f"a trunk's mod_every {self.mod_every} does nothing where mod_capacity is 0: give"
+                " the share of positions too, such as mod_capacity 0.125, or leave mod_every at"
+                f" {every}"
+            )
         if self.mod_capacity and self.mod_every > self.depth:
             raise ValueError(
                 f"a trunk of depth {self.depth} has no block of mixture-of-depths where one of"

@@ -82,17 +82,21 @@ def _other_loss(
 ) -> _Curve:
     """The curve of a training loss that is not -log p.
 
-    A bound on -log p has the unit of the likelihood that it bounds. A denoising loss has a unit of
-    its own, to which held-out likelihoods do not compare. Blocks of mixture-of-depths look ahead in
-    training, so that no loss behind them is a likelihood or bounds one.
+    A bound on -log p has the unit of the likelihood that it bounds. Another loss, such as a
+    denoising loss or a squared error, has a unit of its own, to which held-out likelihoods do not
+    compare. Blocks of mixture-of-depths look ahead in training, so that no loss behind them is a
+    likelihood or bounds one.
     """
     if run.recipe.model.trunk.mod_capacity:
         return _Curve("training loss", list(values), {})
     head = run.recipe.model.heads.get(m)
-    if head is not None and head.kind == "bound":
+    if head is not None and head.loss_kind == "bound":
         in_units = [None if value is None else customary(m, value, 1)[0] for value in values]
         return _Curve(f"bound, {customary(m, 0.0, 1)[1]}", in_units, held_out)
-    return _Curve("denoising loss", list(values), {})
+    name = "training loss"
+    if head is not None:
+        name = head.loss_name
+    return _Curve(name, list(values), {})
 
 
 def _customary_nll(m: str, line: Mapping[str, Any]) -> float | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmtok.errors import UserError
+from mmtok.errors import UserError, check_ranges
 from mmtok.nn.audio import (
     WINDOW_FLOOR,
     MelSpec,
@@ -54,10 +54,7 @@ class GriffinLimConfig(VocoderConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_iterations", "inversion_iterations"):
-            value = getattr(self, name)
-            if not 0 <= value <= 10**4:
-                raise UserError(f"GriffinLimConfig: {name} is {value}; it must be from 0 to 10,000")
+        check_ranges(self, n_iterations=(0, 10**4), inversion_iterations=(0, 10**4))
         if not 0 <= self.momentum < 1:
             raise UserError(
                 f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
-from mmtok.errors import UserError
+from mmtok.errors import UserError, check_ranges
 from mmtok.tokenizers.base import (
     TokenizerConfig,
     checked_codes,
@@ -67,19 +67,14 @@ class JetCodesConfig(TokenizerConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = (
-            ("n_codes", 2, MOST_CODES),
-            ("n_books", 1, MOST_BOOKS),
-            ("weight", 0, 2),
-            ("max_constituents", 1, 10**6),
-            ("seed", 0, 2**32),
+        check_ranges(
+            self,
+            n_codes=(2, MOST_CODES),
+            n_books=(1, MOST_BOOKS),
+            weight=(0, 2),
+            max_constituents=(1, 10**6),
+            seed=(0, 2**32),
         )
-        for name, least, most in ranges:
-            if not least <= getattr(self, name) <= most:
-                raise UserError(
-                    f"JetCodesConfig: {name} is {getattr(self, name)}; it must be from {least} to"
-                    f" {most}"
-                )
 
     @property
     def takes(self) -> dict[str, tuple[str, ...]]:

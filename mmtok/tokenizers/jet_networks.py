@@ -6,9 +6,9 @@ torch is imported only where a network is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmtok.errors import UserError
+from mmtok.errors import UserError, check_ranges
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class PerParticle:
     layers: int = 3
 
     def __post_init__(self) -> None:
-        _check(self, width=(1, 2**13), layers=(1, 64))
+        check_ranges(self, width=(1, 2**13), layers=(1, 64))
 
     def network(self, n_in: int, n_out: int) -> nn.Module:
         """Constituents (N, n_in) -> (N, n_out)."""
@@ -55,7 +55,7 @@ class WholeJet:
     n_heads: int = 4
 
     def __post_init__(self) -> None:
-        _check(self, width=(1, 2**13), blocks=(1, 256), n_heads=(1, 1024))
+        check_ranges(self, width=(1, 2**13), blocks=(1, 256), n_heads=(1, 1024))
         if self.width % self.n_heads:
             raise UserError(
                 f"WholeJet: width is {self.width}; it must be a multiple of n_heads, which is"
@@ -70,12 +70,3 @@ class WholeJet:
 
 
 JetNetwork = WholeJet | PerParticle
-
-
-def _check(config: Any, **ranges: tuple[int, int]) -> None:
-    """Raise UserError for a field outside its range."""
-    name = type(config).__name__
-    for field, (least, most) in ranges.items():
-        value = getattr(config, field)
-        if not least <= value <= most:
-            raise UserError(f"{name}: {field} is {value}; it must be from {least:,} to {most:,}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
-from mmtok.errors import UserError
+from mmtok.errors import UserError, check_ranges
 from mmtok.io.serialize import to_plain
 from mmtok.io.tally import Tally
 from mmtok.nn.angles import wrap
@@ -109,19 +109,14 @@ class JetVQConfig(TokenizerConfig):
         return replace(cls.omnijet(), network=PerParticle())
 
     def __post_init__(self) -> None:
-        ranges = (
-            ("max_angle", 0, 100),
-            ("weight", 0, 2),
-            ("max_constituents", 1, 10**6),
-            ("batch_size", 1, 2**16),
-            ("steps", 1, 10**9),
+        check_ranges(
+            self,
+            max_angle=(0, 100),
+            weight=(0, 2),
+            max_constituents=(1, 10**6),
+            batch_size=(1, 2**16),
+            steps=(1, 10**9),
         )
-        for name, least, most in ranges:
-            if not least <= getattr(self, name) <= most:
-                raise UserError(
-                    f"JetVQConfig: {name} is {getattr(self, name)}; it must be from {least} to"
-                    f" {most:,}"
-                )
 
     @property
     def takes(self) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
-from mmtok.errors import UserError, reading
+from mmtok.errors import UserError, check_ranges, reading
 from mmtok.io.files import atomic_write
 from mmtok.io.numbers import as_number
 from mmtok.io.signal_files import SignalFiles
@@ -66,14 +66,12 @@ class NumberConfig(TokenizerConfig):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.n_bins and self.n_classes:
             raise UserError("NumberConfig: n_bins and n_classes exclude each other; set one to 0")
-        for name, least, most in (
-            ("n_frequencies", 1, MOST_FREQUENCIES),
-            ("n_bins", 0, MOST_CODES),
-            ("n_classes", 0, MOST_CODES),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UserError(f"NumberConfig: {name} is {value}; it must be {least} to {most}")
+        check_ranges(
+            self,
+            n_frequencies=(1, MOST_FREQUENCIES),
+            n_bins=(0, MOST_CODES),
+            n_classes=(0, MOST_CODES),
+        )
         if not -math.inf < self.low < self.high < math.inf:
             raise UserError(
                 f"NumberConfig: low is {self.low:g} and high {self.high:g}; low must be below high,"

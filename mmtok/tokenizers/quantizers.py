@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmtok.errors import UserError
+from mmtok.errors import UserError, check_ranges
 
 if TYPE_CHECKING:
     from mmtok.nn.quantize import Codebook, FiniteScalars, ResidualCodebooks, Signs
@@ -38,7 +38,7 @@ class VQ:
     rotation: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, n_codes=(2, MOST_CODES), code_size=(1, MOST_SIZE))
+        check_ranges(self, n_codes=(2, MOST_CODES), code_size=(1, MOST_SIZE))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class ResidualVQ:
     rotation: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, n_books=(2, 64), n_codes=(2, MOST_CODES), code_size=(1, MOST_SIZE))
+        check_ranges(self, n_books=(2, 64), n_codes=(2, MOST_CODES), code_size=(1, MOST_SIZE))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -155,7 +155,7 @@ class LFQ:
     entropy_weight: float = 0.02
 
     def __post_init__(self) -> None:
-        _check(self, n_bits=(1, MOST_BITS))
+        check_ranges(self, n_bits=(1, MOST_BITS))
         if not 0 <= self.entropy_weight < math.inf:
             raise UserError(
                 f"LFQ: entropy_weight is {self.entropy_weight}; it must be a finite number, at"
@@ -180,12 +180,3 @@ class LFQ:
 
 
 Quantizer = VQ | ResidualVQ | FSQ | LFQ
-
-
-def _check(config: Any, **ranges: tuple[int, int]) -> None:
-    """Raise UserError for a field outside its range."""
-    name = type(config).__name__
-    for field, (least, most) in ranges.items():
-        value = getattr(config, field)
-        if not least <= value <= most:
-            raise UserError(f"{name}: {field} is {value}; it must be from {least:,} to {most:,}")

@@ -260,6 +260,8 @@ def test_what_cannot_be_is_one_line():
     for cannot in (dict(depth=1), dict(mod_every=5)):  # no block would be routed
         with pytest.raises(ValueError, match="no block of mixture-of-depths"):
             replace(CONFIG, **cannot)
+    with pytest.raises(ValueError, match="mod_every 3 does nothing where mod_capacity is 0"):
+        replace(CONFIG, mod_capacity=0.0, mod_every=3)
     assert sum(replace(CONFIG, mod_every=4).is_routed(i) for i in range(4)) == 1
     with pytest.raises(UserError, match="leave --compiled out"):
         KVCacheDecoder(trunk(), compile_length=20)

@@ -21,7 +21,11 @@ from PIL import Image
 from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
+from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.epistemic import BayesianLastLayer
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.quantiles import Quantiles, SquaredError
+from mmtok.heads.regression import Regression
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.transformer import TransformerConfig
@@ -222,6 +226,22 @@ def test_a_training_loss_behind_mixture_of_depths_is_not_called_a_likelihood():
         assert (curve.unit, curve.values, curve.held_out) == ("training loss", [2.0], {})
 
 
+@pytest.mark.parametrize(
+    "head, unit, levels",
+    [
+        (Regression(SquaredError()), "squared error", []),
+        (Regression(Quantiles()), "pinball loss", []),
+        (FrameDiffusion(), "denoising loss", []),
+        (Regression(weights=BayesianLastLayer(n_examples=9)), "bound, nats/frame", ["model"]),
+    ],
+)
+def test_a_training_loss_has_the_name_of_what_the_head_minimises(head, unit, levels):
+    model = DecoderConfig(TransformerConfig(), {"vector": head})
+    run = SimpleNamespace(recipe=SimpleNamespace(model=model))
+    curve = curves._other_loss(run, "vector", [2.0], {"model": 1.0})
+    assert (curve.unit, list(curve.held_out)) == (unit, levels)
+
+
 def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
     run = finished_run(tmp_path)
     drawn = {}
@@ -244,7 +264,7 @@ def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
     assert drawn == {
         "loss": ("weighted", [1, 1], []),
         "text": ("bits/byte", [2, 2], []),
-        "image": ("denoising loss", [5, 5], []),
+        "image": ("training loss", [5, 5], []),
     }
 
 
