@@ -65,6 +65,7 @@ from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.numbers import NumberConfig
+from mmtok.tokenizers.patch_rows import PatchRowsConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
@@ -82,6 +83,7 @@ PackageTokenizers = (
     | PixelsConfig
     | VQPatchesConfig
     | AnySizePatchesConfig
+    | PatchRowsConfig
     | PixelLatentsConfig
     | KLPatchesConfig
     | ImageCheckpointConfig

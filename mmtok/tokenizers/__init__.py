@@ -28,6 +28,7 @@ KINDS = {
     "Pixels": "images",
     "VQPatches": "images",
     "AnySizePatches": "any_size",
+    "PatchRows": "patch_rows",
     "ImageCheckpoint": "image_checkpoints",
     "PixelLatents": "image_latents",
     "KLPatches": "image_latents",

@@ -67,6 +67,10 @@ class AnySizePatchesConfig(VQPatchesConfig):
             f"{bits / self.patch**2:.4g} bits a pixel",
         ]
 
+    def trained(self, network: PatchAutoencoder) -> AnySizePatches:
+        """The tokenizer of a trained network."""
+        return AnySizePatches(self, network)
+
     def load(self, folder: Path) -> AnySizePatches:
         """Open the tokenizer that was saved in `folder`."""
         return AnySizePatches.load(folder)

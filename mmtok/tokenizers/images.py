@@ -204,6 +204,10 @@ class VQPatchesConfig(NetworkConfig):
         decoder = self.autoencoder.decoder(self.channels, self.patch, self.quantizer.size)
         return PatchAutoencoder(encoder, self.quantizer.look_up(), decoder)
 
+    def trained(self, network: PatchAutoencoder) -> VQPatches:
+        """The tokenizer of a trained network."""
+        return VQPatches(self, network)
+
     def load(self, folder: Path) -> VQPatches:
         """Open the tokenizer that was saved in `folder`."""
         return VQPatches.load(folder)
@@ -229,8 +233,7 @@ class VQPatches(PatchNetwork):
         codes = checked_codes(segment, self.signature)
         if len(codes) != self.signature.frames:
             raise UserError(
-                f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for"
-                " each patch"
+                f"image: {len(codes)} frames of codes, this tokenizer needs {self.signature.frames}"
             )
         return codes
 
@@ -242,6 +245,7 @@ class VQPatches(PatchNetwork):
 
         from mmtok.nn.quantize import codebook_figures
 
-        codes = np.concatenate([segment.values for segment in segments])
-        use, perplexity = codebook_figures(torch.from_numpy(codes), self.signature.levels)
+        levels = self.config.quantizer.levels
+        codes = np.concatenate([segment.values.reshape(-1, len(levels)) for segment in segments])
+        use, perplexity = codebook_figures(torch.from_numpy(codes), levels)
         return {"codebook_use": use, "codebook_perplexity": perplexity}

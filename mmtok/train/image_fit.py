@@ -23,9 +23,10 @@ from mmtok.io.serialize import to_plain
 from mmtok.nn.autoencoder import KLAutoencoder, PatchAutoencoder, Posterior
 from mmtok.nn.precision import Precision
 from mmtok.nn.quantize import codebook_figures
-from mmtok.tokenizers.any_size import AnySizePatches, AnySizePatchesConfig
+from mmtok.tokenizers.any_size import AnySizePatchesConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
+from mmtok.tokenizers.patch_rows import PatchRowsConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
 from mmtok.tokenizers.quantizers import VQ, ResidualVQ
 from mmtok.train.image_losses import Losses
@@ -161,9 +162,7 @@ class Codes(Autoencoding):
         """With the codebook as it stands."""
         with torch.no_grad():
             self.between.write_to(self.network.codebook)
-        if isinstance(self.config, AnySizePatchesConfig):
-            return AnySizePatches(self.config, self.network)
-        return VQPatches(self.config, self.network)
+        return self.config.trained(self.network)
 
 
 class Latents(Autoencoding):
@@ -205,6 +204,7 @@ class Latents(Autoencoding):
 KINDS: dict[type, tuple[str, type[Autoencoding]]] = {
     VQPatchesConfig: ("patch codes", Codes),
     AnySizePatchesConfig: ("patch codes", Codes),
+    PatchRowsConfig: ("patch codes", Codes),
     KLPatchesConfig: ("patch latents", Latents),
 }
 
