@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
 from mmtok.io.tally import Tally
-from mmtok.sources.layouts import is_part
+from mmtok.sources.layouts import check_lost, is_part
 
 MOST_LEAKED = 0.01  # of the held-out clips that may be among the training clips too
 
@@ -84,22 +84,30 @@ def _path_key(clip: Clip) -> str:
 # ---- splits
 
 
-def wanted_clips(clips: list[Clip], train: str, heldout: str) -> list[Clip]:
+def wanted_clips(
+    clips: list[Clip], train: str, heldout: str, lost: Sequence[tuple[Clip, str]] = ()
+) -> list[Clip]:
     """The clips of the corpus's own splits that are named; all where `heldout` alone is, or none.
+
+    lost: as of `split_clips`.
 
     Raises UserError for a split that the corpus does not have.
     """
     if not train and not heldout:
         return clips
     names = dict.fromkeys(clip.split for clip in clips)
-    wanted = _parts(train, names) | _parts(heldout, names)
+    wanted = _parts(train, names, lost) | _parts(heldout, names, lost)
     if not train:
         return clips
     return [clip for clip in clips if clip.split in wanted]
 
 
 def split_clips(
-    clips: list[Clip], train: str, heldout: str, most_leaked: float = MOST_LEAKED
+    clips: list[Clip],
+    train: str,
+    heldout: str,
+    most_leaked: float = MOST_LEAKED,
+    lost: Sequence[tuple[Clip, str]] = (),
 ) -> dict[str, list[Clip]]:
     """The clips of "train" and of "heldout".
 
@@ -107,13 +115,15 @@ def split_clips(
     named: with `heldout` alone all others are for training, with `train` alone a tenth of that one
     is held out.
 
+    lost: clips that cannot be used, each with the reason.
+
     Raises UserError for a split that is empty, and for one that leaks.
     """
     if not heldout:
-        return _by_hash(wanted_clips(clips, train, heldout))
+        return _by_hash(wanted_clips(clips, train, heldout, lost))
     names = dict.fromkeys(clip.split for clip in clips)
-    in_heldout = _parts(heldout, names)
-    in_train = _parts(train, names) or set(names)
+    in_heldout = _parts(heldout, names, lost)
+    in_train = _parts(train, names, lost) or set(names)
     held = [clip for clip in clips if clip.split in in_heldout]
     training = [clip for clip in clips if clip.split in in_train - in_heldout]
     if not training:
@@ -124,10 +134,11 @@ def split_clips(
     return {"train": _without_leaks(training, held, most_leaked), "heldout": held}
 
 
-def _parts(name: str, there: dict[str, None]) -> set[str]:
+def _parts(name: str, there: dict[str, None], lost: Sequence[tuple[Clip, str]]) -> set[str]:
     """The corpus's own splits that a name means; none for "". Raises UserError for no split."""
     found = {part for part in there if name and is_part(name, part)}
     if name and not found:
+        check_lost(name, "", [why for clip, why in lost if is_part(name, clip.split)], "clips")
         raise UserError(
             f"no clip is in a split {name!r}; the corpus has"
             f" {listed([part for part in there if part]) or 'none of its own'}"

@@ -31,7 +31,7 @@ from mmtok.sources.pictures import (
     ReadSettings,
     item_chunks,
 )
-from mmtok.sources.screen import Tolerance
+from mmtok.sources.screen import Broken, Tolerance
 from mmtok.sources.unread_tables import check_unread, fault_in, seems_list
 
 HEAD_BYTES = 2**16  # of a text, to tell what it holds
@@ -268,16 +268,16 @@ def read_tables(
 ) -> PictureFiles:
     """The pictures that tables name, with all the captions that rows give them.
 
-    tolerance: which share of the tables may be damaged.
+    tolerance: which share of the tables may be damaged, and of the rows name no picture.
 
-    Raises UserError where there is no table with such columns, or none of its files is there.
+    Raises UserError where there is no table with such columns, or too few of its files are there.
     """
     tables = tables_of(place, settings, is_metadata, is_wanted=True)
     if not tables:
         raise no_table(place, settings)
     if not is_metadata and place.found is not None:
         _check_others(place, [table.path for table in tables], tolerance)
-    rows = _Rows(place, settings)
+    rows = _Rows(place, settings, tolerance)
     with Tally("captions") as tally:
         for table in tables:
             rows.add(table, len(tables) > 1, tally)
@@ -324,12 +324,13 @@ def no_table(place: Place, settings: ReadSettings) -> UserError:
 class _Rows:
     """The captions of files, gathered from rows."""
 
-    def __init__(self, place: Place, settings: ReadSettings) -> None:
+    def __init__(self, place: Place, settings: ReadSettings, tolerance: Tolerance) -> None:
         self.place = place
         self.settings = settings
         self.names = PictureNames(place.home, place.pictures)
         self.captions: dict[str, list[str] | str] = {}
         self.parts: dict[str, tuple[str, ...]] = {}
+        self.missing = Broken(0, "rows", tolerance)
         self.n_rows = 0
         self.first_missing = ""
 
@@ -362,8 +363,10 @@ class _Rows:
         text = as_text(cell, where) or ""
         file = self.names.find(text, base, where) if text.strip() else None
         if file is None:
-            self.first_missing = self.first_missing or text or "an empty cell"
-            tally.add("left out: they name no picture that is there", f"{where}, {text}")
+            called = text or "an empty cell"
+            self.first_missing = self.first_missing or called
+            error = UserError(f"{where}: no picture {called} in {self.place.home}")
+            self.missing.add(f"{where}, {called}", error, tally)
         return file
 
     def _add(self, file: str, caption: str, part: str) -> None:
@@ -371,7 +374,7 @@ class _Rows:
         add_part(self.parts, file, part)
 
     def check(self, path: Path) -> None:
-        """Raise UserError where no picture of a table is there."""
+        """Raise UserError where no picture of a table is there, or too few are."""
         if not self.n_rows:
             raise UserError(f"{path}: the table has no rows")
         if not self.captions and not self.first_missing:
@@ -382,6 +385,8 @@ class _Rows:
                 f" {self.place.home}, such as {self.first_missing!r}; say where the pictures lie:"
                 " --root FOLDER"
             )
+        self.missing.n = self.n_rows
+        self.missing.stop_if_many()
 
     def pictures(self) -> PictureFiles:
         """The pictures that have captions; others are counted."""

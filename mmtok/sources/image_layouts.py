@@ -25,7 +25,7 @@ from mmtok.sources.image_sentences import (
     token_files,
 )
 from mmtok.sources.image_tars import read_tars
-from mmtok.sources.layouts import Layout, is_part
+from mmtok.sources.layouts import Layout, check_lost, is_part
 from mmtok.sources.pictures import Pictures, Place, ReadSettings
 from mmtok.sources.screen import Tolerance
 
@@ -196,15 +196,20 @@ class Splits:
         self.seed = seed
         self.most_leaked = most_leaked
 
-    def of(self, usable: Sequence[int]) -> Mapping[str, list[int]]:
-        """Split -> the pictures in it, of those that can be used."""
+    def of(
+        self, usable: Sequence[int], lost: Sequence[tuple[int, str]] = ()
+    ) -> Mapping[str, list[int]]:
+        """Split -> the pictures in it, of those that can be used.
+
+        lost: the others, each with the reason.
+        """
         train, heldout = self.names
         if not train and not heldout:
             self._hint(usable)
             return self._by_seed(usable)
         parts = dict.fromkeys(part for i in usable for part in self.pictures.parts(i))
-        of_train = self._parts(train, parts)
-        of_heldout = self._parts(heldout, parts)
+        of_train = self._parts(train, parts, lost)
+        of_heldout = self._parts(heldout, parts, lost)
         if not train:
             of_train = set(parts) - of_heldout
         if both := of_train & of_heldout:
@@ -222,10 +227,15 @@ class Splits:
                 raise UserError(f"{self.shown}: no picture is left in {name}")
         return split
 
-    def _parts(self, name: str, parts: Mapping[str, None]) -> set[str]:
+    def _parts(
+        self, name: str, parts: Mapping[str, None], lost: Sequence[tuple[int, str]]
+    ) -> set[str]:
         """The parts that a name means; none for ""."""
         found = {part for part in parts if name and is_part(name, part)}
         if name and not found:
+            of_lost = ((self.pictures.parts(i), why) for i, why in lost)
+            reasons = [why for some, why in of_lost if any(is_part(name, part) for part in some)]
+            check_lost(name, f"{self.shown}: ", reasons, "pictures")
             raise UserError(
                 f"{self.shown}: no part is called {name!r}; the parts are"
                 f" {listed([part for part in parts if part]) or 'none'}"

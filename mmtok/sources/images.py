@@ -231,7 +231,7 @@ class ImageFolder(ScreenedSource):
         Likewise where too many of the held-out ones are among the others too.
         """
         pictures, screen = self._screen()
-        chosen = self._splits(pictures).of(screen.items)
+        chosen = self._splits(pictures).of(screen.items, screen.lost)
         contents = {split: [pictures.content(i) for i in part] for split, part in chosen.items()}
         heldout = chosen["heldout"]
 
@@ -244,7 +244,7 @@ class ImageFolder(ScreenedSource):
         """The pictures of a split, in the corpus's order; nothing is cached."""
         self.check_split(split)
         pictures, screen = self._screen()
-        chosen = self._splits(pictures).of(screen.items)[split]
+        chosen = self._splits(pictures).of(screen.items, screen.lost)[split]
         return screen.listing_of(pictures.chunks(chosen), len(chosen))
 
     def _limit(self) -> Limit:

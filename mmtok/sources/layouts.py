@@ -104,3 +104,19 @@ def is_part(name: str, part: str) -> bool:
     if name == part or fnmatch.fnmatchcase(part, name):
         return True
     return bool(re.search(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", part))
+
+
+def check_lost(name: str, where: str, reasons: Sequence[str], unit: str) -> None:
+    """Raise UserError where a split has examples, and none of them can be used.
+
+    Args:
+        name: of the split, as the user gives it.
+        where: the corpus, as messages begin; "" for none.
+        reasons: why each of its unusable examples is; none for a split that there is not.
+        unit: what examples are called, in the plural.
+    """
+    if reasons:
+        raise UserError(
+            f"{where}the split {name!r} has {counted(len(reasons), unit.removesuffix('s'))}, and"
+            f" none can be used; the first: {reasons[0]}"
+        )

@@ -173,6 +173,8 @@ class Screen(Generic[T]):
     """The usable ones of `items`, in their order.
 
     Attributes:
+        items: those.
+        lost: the others, each with the reason.
         look: gives the sizes of an item, found quickly (from a file's header); raises UserError for
             a broken one.
         tolerance: what to do with broken ones.
@@ -197,6 +199,7 @@ class Screen(Generic[T]):
         self._name = name
         self._broken = Broken(len(items), unit, tolerance, remedy)
         self.items: list[T] = []
+        self.lost: list[tuple[T, str]] = []
         tally = Tally(unit)
         looked_at: Iterable[T] = items
         if len(items) >= SHOW_PROGRESS_FROM:
@@ -207,10 +210,12 @@ class Screen(Generic[T]):
                 sizes = look(item)
             except UserError as error:
                 self._broken.add(name(item), error, tally)
+                self.lost.append((item, str(error)))
                 continue
             violation = violation_of(sizes, limits)
             if violation:
                 tally.add(violation, name(item))
+                self.lost.append((item, f"{name(item)} was {violation}"))
             else:
                 self.items.append(item)
         self._broken.stop_if_many()

@@ -114,7 +114,7 @@ class SpeechFolder(ScreenedSource):
         """{"caption": str, "speech": Sound} by file name; nothing is cached."""
         self.check_split(split)
         screen = self._screen()
-        clips = self._split(screen, split)
+        clips = self._parts(screen)[split]
         reader = _read_clip
         if self._gives_speaker:
             reader = _read_clip_and_speaker
@@ -123,7 +123,7 @@ class SpeechFolder(ScreenedSource):
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
         screen = self._screen()
-        parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
+        parts = self._parts(screen)
         heldout = parts["heldout"]
         self._say_empty(parts)
         contents = {split: list(map(_content_of, clips)) for split, clips in parts.items()}
@@ -159,7 +159,7 @@ class SpeechFolder(ScreenedSource):
     def voices(self, split: str, cache: Path | None = None) -> list[str] | None:
         """The speaker of each example of a split; None where one is unknown."""
         self.check_split(split)
-        speakers = [clip.speaker for clip in self._split(self._screen(), split)]
+        speakers = [clip.speaker for clip in self._parts(self._screen())[split]]
         return speakers if all(speakers) else None
 
     def transcripts(self) -> list[tuple[Path, str]]:
@@ -172,9 +172,11 @@ class SpeechFolder(ScreenedSource):
             Limit("chars", self.min_chars, self.max_chars),
         )
 
-    def _split(self, screen: Screen[Clip], split: str) -> list[Clip]:
-        parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
-        return parts[split]
+    def _parts(self, screen: Screen[Clip]) -> dict[str, list[Clip]]:
+        """The usable clips of each split."""
+        return split_clips(
+            screen.items, self.train, self.heldout, self.max_leak_share, screen.lost
+        )
 
     def found(self) -> str:
         """The layout, and the clips of each split before their headers are looked at."""
@@ -182,7 +184,8 @@ class SpeechFolder(ScreenedSource):
         clips = [clip for clip in listed if not clip.fault]
         if not clips:
             raise UserError(listed[0].fault)
-        parts = split_clips(clips, self.train, self.heldout, self.max_leak_share)
+        lost = [(clip, clip.fault) for clip in listed if clip.fault]
+        parts = split_clips(clips, self.train, self.heldout, self.max_leak_share, lost)
         return found_text(layout, {name: len(part) for name, part in parts.items()}, "clips")
 
     def _settings(self) -> ReadSettings:

@@ -79,6 +79,19 @@ def test_named_splits():
         split_clips(clips, "dev", "dev")
 
 
+def test_a_split_without_a_usable_clip_says_why():
+    clips = [Clip(f"train/{name}.wav", name, split="train") for name in "ab"]
+    gone = [Clip(f"dev/{name}.wav", name, split="dev") for name in "cd"]
+    lost = [(clip, f"{clip.path}: no such file") for clip in gone]
+    match = "the split 'dev' has 2 clips, and none can be used; the first: dev/c.wav: no such file"
+    with pytest.raises(UserError, match=match):
+        split_clips(clips, "", "dev", lost=lost)
+    with pytest.raises(UserError, match=match):
+        split_clips(clips, "dev", "", lost=lost)
+    with pytest.raises(UserError, match="no clip is in a split 'test'; the corpus has train"):
+        split_clips(clips, "train", "test", lost=lost)
+
+
 def test_a_split_that_leaks_is_counted_and_refused_above_one_in_a_hundred():
     held = [Clip(f"{i}.wav", f"text {i}", split="dev") for i in range(200)]
     train = [Clip(f"t{i}.wav", "text 3", split="train") for i in range(10)]

@@ -72,6 +72,10 @@ def test_published_splits_are_used_where_they_are_named(tmp_path):
         assert len(examples(ImageFolder(str(folder)))) == 8
     refused(ImageFolder(str(folder), heldout="dev"), "no part is called 'dev'; .* are test, train")
     refused(ImageFolder(str(folder), train="t*", heldout="test"), "test would be in both splits")
+    for path in (folder / "test").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    broken = ImageFolder(str(folder), heldout="test", max_error_share=1)
+    refused(broken, "split 'test' has 2 pictures, and none can be used; the first: .*not an")
 
 
 # ---- tables
@@ -159,11 +163,13 @@ def test_what_a_table_and_its_folder_do_not_share_is_counted(tmp_path):
         write_picture(tmp_path / f"{i}.png", i)
     write_picture(tmp_path / "._0.png", 0)
     (tmp_path / "t.csv").write_text("file,caption\n0.png,a\n1.png,b\n9.png,c\n2.png,\n")
+    refused(ImageFolder(str(tmp_path)), "line 4: no picture 9.png .* 1 of 4 rows cannot be used")
     with pytest.warns() as said:
-        assert sorted(examples(ImageFolder(str(tmp_path)))) == [("a", 0), ("b", 1)]
+        few = ImageFolder(str(tmp_path), max_error_share=0.25)
+        assert sorted(examples(few)) == [("a", 0), ("b", 1)]
     said = " | ".join(str(w.message) for w in said)
-    assert "1 of 4 captions was left out: they name no picture that is there (first: " in said
-    assert "t.csv: line 4, 9.png" in said
+    assert "1 of 4 captions was passed over as unusable (first: " in said
+    assert "t.csv: line 4: no picture 9.png in " in said
     assert "1 of 4 captions was left out: they are empty" in said
     assert "2 of 4 pictures were left out: no caption is theirs" in said
 

@@ -136,6 +136,10 @@ def test_published_splits_are_used_where_they_are_named(tmp_path):
     assert sorted(number(e) for e in rest.examples("train")) == [*range(30), *range(50, 60)]
     with pytest.raises(UserError, match="no jets for heldout .*the files are test.npz, train_a"):
         list(JetFile(str(tmp_path / "set"), heldout="valid").examples("heldout"))
+    write_jets(tmp_path / "set" / "val.npz", [np.ones((1, 3), np.float32)] * 3)
+    few = JetFile(str(tmp_path / "set"), heldout="val", min_particles=2)
+    with pytest.raises(UserError, match="none of the jets for heldout, in val.npz, can be used"):
+        few.check()
     # before a jet is looked at, and where no file is of either
     for names in ({"heldout": "valid"}, {"train": "train", "heldout": "valid"}):
         with pytest.raises(UserError, match="no jets for heldout .*; name one, or its folder"):

@@ -110,6 +110,18 @@ def test_a_table_with_other_columns_is_counted_and_asked_for_as_a_split(tmp_path
     assert needed in said_by(SpeechFolder(str(tmp_path)))
 
 
+def test_a_split_whose_sounds_are_missing_is_not_called_unknown(tmp_path):
+    put_sounds(tmp_path, "ab")
+    put_text(tmp_path / "m.csv", "file,text,split\na.wav,x,train\nb.wav,y,train\nc.wav,z,test\n")
+    said = said_by(SpeechFolder(str(tmp_path), heldout="test", max_error_share=0.5))
+    assert "the split 'test' has 1 clip, and none can be used; the first: " in said
+    assert "c.wav" in said and "no clip is in a split" not in said
+    put_sound(tmp_path / "c.wav", 8_000)
+    assert len(read(SpeechFolder(str(tmp_path), heldout="test"))[0]) == 3
+    said = said_by(SpeechFolder(str(tmp_path), heldout="test", max_duration_s=0.1))
+    assert "c.wav was left out: more seconds than 0.1" in said
+
+
 def test_lists_of_objects_are_tables_too(tmp_path):
     put_sounds(tmp_path)
     put_text(tmp_path / "train.csv", GOOD)
