@@ -83,6 +83,12 @@ class TarIndex:
             return None
         return Span(int(spans[i, 0]), int(spans[i, 1]))
 
+    def sizes(self, suffix: str) -> np.ndarray:
+        """Bytes of each sample's member of this suffix, -1 where it has none: int64 (N,)."""
+        if suffix not in self._spans:
+            return np.full(len(self), -1)
+        return self._spans[suffix][:, 1]
+
     def having(self, suffix: str) -> np.ndarray:
         """Whether each sample has a member of this suffix: bool (N,)."""
         if suffix not in self._spans:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from mmtok.errors import UserError, reading, reason_of
 from mmtok.io.columns import chosen_column
 from mmtok.io.filenames import inside
-from mmtok.io.messages import listed
+from mmtok.io.messages import counted, listed
 from mmtok.io.remembered import Remembered
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
@@ -317,6 +318,12 @@ class ParquetPictures(Pictures):
     def _hashed(self) -> np.ndarray:
         """Hashes of all pictures; 0 where a cell holds no bytes, and in files that are large."""
         if sum(file.stat().st_size for file in self._files) > MOST_HASHED_BYTES:
+            warnings.warn(
+                f"{self._files[0].parent}: equal pictures are not looked for in its"
+                f" {counted(len(self), 'row')}, as the files hold more than"
+                f" {MOST_HASHED_BYTES / 2**30:g} GiB; rows of one picture may be in two splits",
+                stacklevel=4,
+            )
             return np.zeros(len(self), np.uint64)
         cells = (cell for file in self._files for cell in _leaf(file, self._columns.image, ROWS))
         try:

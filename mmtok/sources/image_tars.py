@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -16,12 +17,13 @@ from mmtok.io.tally import Tally
 from mmtok.io.tars import Span, TarIndex, read_span
 from mmtok.sources.base import Chunk, Example
 from mmtok.sources.image_files import PICTURES, decode_image, size_of
-from mmtok.sources.leaks import Content, FilePart
+from mmtok.sources.leaks import Content, FilePart, numbered_by_content
 from mmtok.sources.pictures import Pictures, Place, ReadSettings, item_chunks
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.tar_samples import Caption, Tars
 
 HEADER_BYTES = 2**14  # of a picture, that mostly hold its size
+N_KNOWN = 4  # corpora whose equal pictures are remembered
 
 
 class Sample(NamedTuple):
@@ -63,7 +65,11 @@ _sizes: WeakKeyDictionary[TarIndex, np.ndarray] = WeakKeyDictionary()  # in pixe
 
 
 class TarPictures(Pictures):
-    """The samples of tars that have a picture and a caption."""
+    """The samples of tars that have a picture and a caption.
+
+    Attributes:
+        sizes: bytes of each picture.
+    """
 
     def __init__(
         self, folder: Path, tars: Sequence[TarIndex], suffixes: Sequence[str], caption: Caption
@@ -75,6 +81,7 @@ class TarPictures(Pictures):
         self._tar_of = array("l")
         self._sample_of = array("q")
         self._suffix_of = array("b")
+        self.sizes = array("q")
         with Tally("samples") as tally:
             for t, tar in enumerate(tars):
                 self._add(t, tar, tally)
@@ -82,6 +89,7 @@ class TarPictures(Pictures):
     def _add(self, t: int, tar: TarIndex, tally: Tally) -> None:
         tally.count(len(tar))
         which = np.full(len(tar), -1)
+        sizes = np.full(len(tar), -1)
         for s, suffix in enumerate(self._suffixes):
             having = tar.having(suffix)
             twice = np.flatnonzero(having & (which >= 0))
@@ -93,6 +101,7 @@ class TarPictures(Pictures):
                     f" or image={suffix}"
                 )
             which[having] = s
+            sizes[having] = tar.sizes(suffix)[having]
         has_text = tar.having(self._caption.suffix)
         for missing, what in [
             (which < 0, "left out: they have no picture"),
@@ -105,6 +114,7 @@ class TarPictures(Pictures):
         self._tar_of.extend([t] * len(usable))
         self._sample_of.extend(usable.tolist())
         self._suffix_of.extend(which[usable].tolist())
+        self.sizes.extend(sizes[usable].tolist())
 
     def __len__(self) -> int:
         return len(self._sample_of)
@@ -141,9 +151,43 @@ class TarPictures(Pictures):
         sample = self._sample(i)
         return FilePart(str(sample.path), sample.picture.offset, sample.picture.size)
 
+    def groups(self) -> np.ndarray | None:
+        """Samples of one picture, which has several captions; None where all pictures differ."""
+        numbers = _numbered(self)
+        n_equal = int((numbers != np.arange(len(self))).sum())
+        if not n_equal:
+            return None
+        first = int(np.argmax(numbers != np.arange(len(self))))
+        with Tally("pictures") as tally:
+            tally.count(len(self))
+            tally.add("equal to another one, and kept in its split", self.name(first), n_equal)
+        return numbers
+
+    def key(self) -> tuple[Hashable, ...]:
+        """What its samples depend on; an index is made anew where its tar has changed."""
+        return (*self._tars, *self._suffixes, self._caption.suffix)
+
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each sample."""
         return item_chunks((self._sample(i) for i in chosen), read_sample, name_of, tar_of)
+
+
+_known: OrderedDict[Hashable, np.ndarray] = OrderedDict()  # of the last corpora
+
+
+def _numbered(pictures: TarPictures) -> np.ndarray:
+    """(N,) the first sample with an equal picture; those of one size are read for this, once."""
+    key = pictures.key()
+    if key not in _known:
+        numbers = np.arange(len(pictures))
+        _, which, counts = np.unique(pictures.sizes, return_inverse=True, return_counts=True)
+        alike = np.flatnonzero(counts[which] > 1)
+        contents = [pictures.content(i) for i in alike.tolist()]
+        numbers[alike] = alike[numbered_by_content(contents)]
+        _known[key] = numbers
+        while len(_known) > N_KNOWN:
+            _known.popitem(last=False)
+    return _known[key]
 
 
 def _pixels(sample: Sample) -> int:

@@ -313,7 +313,9 @@ class JetFile(ScreenedSource):
                 jets = slice(int(found.firsts[f]), int(found.firsts[f + 1]))
                 is_chosen[jets] = found.is_usable[jets]
         if not is_chosen.any():
-            names = [place.path.name for place in found.places if self._split_of(place.path) == split]
+            names = [
+                place.path.name for place in found.places if self._split_of(place.path) == split
+            ]
             raise UserError(
                 f"{self.path}: none of the jets for {split}, in {listed(names)}, can be used; mend"
                 " them, or widen the limits"

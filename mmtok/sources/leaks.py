@@ -89,6 +89,14 @@ def equal_contents(contents: Sequence[Content], sides: Sequence[int]) -> list[li
     return [list(group) for group in groups]
 
 
+def numbered_by_content(contents: Sequence[Content]) -> np.ndarray:
+    """(N,) a number for each content: the index of the first that is equal to it."""
+    numbers = np.arange(len(contents))
+    for group in equal_contents(contents, range(len(contents))):
+        numbers[group] = group[0]
+    return numbers
+
+
 def _split(
     group: Sequence[int], contents: Sequence[Content], key: Callable[[Content], Hashable]
 ) -> list[list[int]]:

@@ -174,9 +174,7 @@ class SpeechFolder(ScreenedSource):
 
     def _parts(self, screen: Screen[Clip]) -> dict[str, list[Clip]]:
         """The usable clips of each split."""
-        return split_clips(
-            screen.items, self.train, self.heldout, self.max_leak_share, screen.lost
-        )
+        return split_clips(screen.items, self.train, self.heldout, self.max_leak_share, screen.lost)
 
     def found(self) -> str:
         """The layout, and the clips of each split before their headers are looked at."""

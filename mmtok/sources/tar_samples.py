@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Caption:
 
     Attributes:
         suffix: of the member.
-        key: in its JSON; "" where the member is the caption.
+        key: in its JSON; "" where the member is the caption, as is a JSON that is one string.
         names: of the classes 0, 1, ..., where captions are numbers.
     """
 
@@ -42,23 +43,32 @@ class Caption:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{where}: not UTF-8 text") from None
-        if self.key:
+        if self.suffix == JSON:
             text = self._in_json(text, where)
         return caption_of(text, self.names, where)
 
     def _in_json(self, text: str, where: str) -> str:
-        found = json_object(text, where).get(self.key)
+        found = json_value(text, where)
+        if not self.key:
+            if not isinstance(found, str):
+                raise UserError(f"{where}: holds {type(found).__name__}, and others a string")
+            return found
+        found = json_object(found, where).get(self.key)
         if isinstance(found, bool) or not isinstance(found, (str, int, float)):
             raise UserError(f"{where}: its {self.key} is {found!r:.60}, and no text")
         return str(found)
 
 
-def json_object(text: str, where: str) -> dict:
-    """The object in a text of JSON. Raises UserError for another thing."""
+def json_value(text: str, where: str) -> Any:
+    """What a text of JSON holds. Raises UserError for another text."""
     try:
-        found = json.loads(text, object_pairs_hook=unique_keys)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({reason_of(error)})") from None
+
+
+def json_object(found: Any, where: str) -> dict:
+    """A value of JSON as the object that it is. Raises UserError for another thing."""
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds {type(found).__name__}, not an object")
     return found
@@ -141,7 +151,10 @@ class Tars:
                 f" {listed([f'.{suffix}' for suffix in (*TEXTS, JSON)])}, and their suffixes are"
                 f" {listed(there)}; name one: --columns caption=SUFFIX"
             )
-        keys, where_json = self._json_keys()
+        found, where_json = self._first_json()
+        if isinstance(found, str) and not wanted:
+            return Caption(JSON, "", names)
+        keys = list(json_object(found, where_json))
         if wanted:
             return Caption(JSON, named_column(wanted, [*keys, *there], where_json), names)
         key = known_column(CAPTION_COLUMNS, keys)
@@ -157,19 +170,19 @@ class Tars:
         if JSON not in self.n_having:
             return None
         try:
-            key = known_column(spellings, self._json_keys()[0])
+            key = known_column(spellings, list(json_object(*self._first_json())))
         except UserError:
             return None  # the samples of such JSON are counted when they are read
         if key is None:
             return None
         return Caption(JSON, key)
 
-    def _json_keys(self) -> tuple[list[str], str]:
-        """The keys of the first JSON, and what messages call it."""
+    def _first_json(self) -> tuple[Any, str]:
+        """What the first JSON holds, and what messages call it."""
         index = next(index for index in self.indices if JSON in index.suffixes)
         k = int(np.argmax(index.having(JSON)))
         span = index.span(k, JSON)
         assert span is not None  # the first that has one
         where = f"{index.path}: {index.key(k)}.{JSON}"
         content = read_span(index.path, span, where)
-        return list(json_object(content.decode("utf-8-sig", "replace"), where)), where
+        return json_value(content.decode("utf-8-sig", "replace"), where), where

@@ -64,6 +64,11 @@ def test_pictures_in_both_splits_are_a_leak(tmp_path, monkeypatch):
     assert len(silently(replace(source, max_leak_share=0.5), "heldout")) == 4
     monkeypatch.setattr(image_parquet, "MOST_HASHED_BYTES", 99)
     assert len(silently(source, "heldout")) == 4
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        source.check()
+    (line,) = [str(w.message) for w in said if "equal pictures" in str(w.message)]
+    assert "not looked for in its 10 rows" in line and "may be in two splits" in line
 
 
 @pytest.mark.parametrize("has_paths", [True, False])
