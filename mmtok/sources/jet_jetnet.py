@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class JetNetJets(JetReader):
 
     Columns are in the published order (etarel, phirel, ptrel, mask; pt, eta, mass, num_particles)
     unless an attribute of the file names them, or the user does by number: `--columns
-    ptrel=0,deta=1,dphi=2,jet_pt=1 --layout jetnet`. Without a mask, constituents of zero pt are
-    padding. A user who asks for `caption=type` gets the type in the file's name, g, q, t, w or z.
+    ptrel=0,deta=1,dphi=2,jet_pt=1 --layout jetnet`. A mask is a column of two values, of which the
+    greater one is of constituents; without, constituents of zero pt are padding. A user who asks for `caption=type` gets the type in the file's name, g, q, t, w or z.
     """
 
     features = FEATURES
@@ -104,6 +104,7 @@ class JetNetJets(JetReader):
         self._at = at
         if not stated and not set(settings.columns) & set(JETNET_NAMES[:6]):
             self._check_parts()
+        self._find_mask(is_sure=bool(stated) or "mask" in settings.columns)
         stated = _names_of(self.path, self._jets, jet_width)
         of_jets = stated or JETNET_JETS
         if len(of_jets) < jet_width:
@@ -137,19 +138,45 @@ class JetNetJets(JetReader):
         if not columns.size:
             return
         shares = [i for i, column in enumerate(columns) if _are_shares(column)]
-        masks = [i for i, column in enumerate(columns) if np.isin(column, (0, 1)).all()]
+        masks = [i for i, column in enumerate(columns) if _mask_cut(column) is not None]
         if self._at["ptrel"] in shares and self._at.get("mask", -1) in (*masks, -1):
             return
-        number = {"ptrel": (shares or [2])[0], "mask": (masks or [3])[-1]}
-        others = [i for i in range(len(columns)) if i not in number.values()]
-        number |= dict(zip(("deta", "dphi"), others, strict=False))
-        example = ",".join(f"{name}={i}" for name, i in number.items() if i < len(columns))
+        pts = [] if shares else self._absolute_pts()
+        numbers = {}
+        if shares or pts:
+            numbers["ptrel" if shares else "pt"] = (shares or pts)[0]
+        if masks:
+            numbers["mask"] = masks[-1]
+        others = [i for i in range(len(columns)) if i not in numbers.values()]
+        numbers |= dict(zip(("deta", "dphi"), others, strict=False))
         raise UserError(
             f"{self.path}: nothing names the columns of particle_features, and they are not"
             f" {listed(JETNET_PARTS)}, as published: shares of pt, which sum to 1 a jet, are in"
-            f" {_columns_text(shares)}, a mask in {_columns_text(masks)}; number them, such as"
-            f" --layout jetnet --columns {example}"
+            f" {_columns_text(shares)}, a mask in {_columns_text(masks)}; {_advice(numbers, pts)}"
         )
+
+    def _absolute_pts(self) -> list[int]:
+        """Columns of particles that sum to a column of their jets: pt, and no share of it."""
+        particles = self._first(self._particles)
+        jets = self._first(self._jets)
+        found = []
+        for i, column in enumerate(np.moveaxis(particles, 2, 0)):
+            for of_jets in jets.T:
+                is_there = of_jets > 0
+                shares = column[is_there] / of_jets[is_there, None]
+                if is_there.any() and _are_shares(shares) and _mask_cut(column) is None:
+                    found.append(i)
+                    break
+        return found
+
+    def _find_mask(self, is_sure: bool) -> None:
+        """Where the mask is cut; a column that is none is taken for one only where that is sure."""
+        if "mask" not in self._at:
+            return
+        cut = _mask_cut(self._first(self._particles)[..., self._at["mask"]])
+        if cut is None and not is_sure:
+            del self._at["mask"]
+        self._mask_cut = 0.5 if cut is None else cut
 
     def _check_pt(self, mass_at: int) -> None:
         """Raise UserError where unnamed columns are in another order than published.
@@ -160,7 +187,7 @@ class JetNetJets(JetReader):
         pt, eta, phi = (particles[..., self._at[part]] for part in ("ptrel", "deta", "dphi"))
         is_real = pt > 0
         if "mask" in self._at:
-            is_real &= particles[..., self._at["mask"]] > 0.5
+            is_real &= particles[..., self._at["mask"]] > self._mask_cut
         pt = pt * is_real
         x, y, z, energy = (
             (pt * f).sum(1) for f in (np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta))
@@ -206,7 +233,7 @@ class JetNetJets(JetReader):
         pt_rel = particles[..., self._at["ptrel"]]
         is_real = pt_rel != 0
         if "mask" in self._at:
-            is_real = particles[..., self._at["mask"]] > 0.5
+            is_real = particles[..., self._at["mask"]] > self._mask_cut
         parts = {
             "pt_gev": (pt_rel * jets[:, self._pt_at, None])[is_real],
             "eta_rel": particles[..., self._at["deta"]][is_real],
@@ -239,6 +266,34 @@ def _names_of(path: Path, table: Any, n: int) -> tuple[str, ...]:
         if len(names) == n and all(re.match(r"[A-Za-z]", name) for name in names):
             return tuple(names)
     return ()
+
+
+def _mask_cut(column: np.ndarray) -> float | None:
+    """What is above this in a mask is a constituent: 0.5 of 0 and 1; None for what is no mask."""
+    values = np.unique(column)
+    if len(values) > 2 or not len(values):
+        return None
+    if len(values) == 2:
+        return float(values.mean())
+    return float(min(0.5, values[0] / 2)) if values[0] > 0 else 0.5
+
+
+def _advice(numbers: Mapping[str, int], pts: Sequence[int]) -> str:
+    """How columns are numbered; numbers: of those that were found, `pts` those of no shares."""
+    if "ptrel" in numbers:
+        example = ",".join(f"{name}={i}" for name, i in numbers.items())
+        return f"number them, such as --layout jetnet --columns {example}"
+    if pts:
+        example = ",".join(f"{name}=particle_features.{i}" for name, i in numbers.items())
+        return (
+            f"{_columns_text(pts)} sums to the jets' pt, so it is pt: --layout columns --columns"
+            f" {example}"
+        )
+    return (
+        "neither is pt in GeV; if there is one, say which: --layout jetnet --columns"
+        " ptrel=N,deta=N,dphi=N for shares, or --layout columns --columns"
+        " pt=particle_features.N,deta=particle_features.N,dphi=particle_features.N"
+    )
 
 
 def _are_shares(column: np.ndarray) -> bool:

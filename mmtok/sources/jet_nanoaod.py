@@ -227,8 +227,8 @@ class NanoJets(EventJets):
         other = without if self.is_weighted else with_weights
         if not puppi and applied.pt > MOST_DISAGREEMENT:
             raise UserError(
-                f"{self.path}: the constituents of {self.collection} are not those of its jets: the"
-                f" pt of their sums is off by {applied}; are some missing, or weighted otherwise?"
+                f"{self.path}: the constituents of {self.collection} are not those of its jets:"
+                f" their sums are off by {applied}; are some missing, or weighted otherwise?"
                 f" Where they are right, say so: {'--puppi on or ' * has_weights}--puppi off"
             )
         self.note = self._note(applied, other, has_weights) if self.n_jets else ""

@@ -96,12 +96,11 @@ class SoundFiles:
 
     def _at(self, name: str, plain: bool) -> str | None:
         """The file of that name below a base; unless `plain`, also with a suffix more."""
-        for i, (base, suffix) in enumerate(self._ways):
+        for base, suffix in self._ways:  # always in this order, so that rows may have any
             if suffix and plain:
                 continue
             path = os.path.normpath(os.path.join(base, name)) + suffix
             if os.path.isfile(path):
-                self._ways.insert(0, self._ways.pop(i))  # likely that of the next row too
                 return path
         return None
 

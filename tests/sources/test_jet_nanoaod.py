@@ -66,7 +66,8 @@ def test_constituents_that_are_not_those_of_the_jets_are_refused(files, tmp_path
     monkeypatch.setattr(
         NanoJets, "reference", lambda self, jets: [2 * x for x in stated(self, jets)]
     )
-    with pytest.raises(UserError, match="pt of their sums is off by .* --puppi on or --puppi off"):
+    said = "jets: their sums are off by pt 1.* %, mass 1.* %; are some .* --puppi on or --puppi off"
+    with pytest.raises(UserError, match=said):
         open_jets(path, settings=ReadSettings(collection="FatJet"))
     reader = open_jets(path, settings=ReadSettings(collection="FatJet", puppi="on"))
     assert "which they are not" in reader.note

@@ -1,6 +1,7 @@
 """Published sets of jets, written here as they are published, come back with their values."""
 
 import sys
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +126,55 @@ def real_jetnet(path, parts=(0, 1, 2, 3), jets=(0, 1, 2, 3)):
         file["particle_features"] = particles[..., list(parts)]
         file["jet_features"] = stated[:, list(jets)]
     return path
+
+
+def edited(path, edit):
+    """A file of JetNet's whose particles (N, P, 4) are changed."""
+    with h5py.File(path, "r+") as file:
+        particles = file["particle_features"][...]
+        edit(particles, file["jet_features"][...])
+        file["particle_features"][...] = particles
+    return path
+
+
+@pytest.mark.parametrize("low, high", [(-0.5, 0.5), (0, 2), (0.25, 0.75)])
+def test_a_mask_is_of_any_two_values(tmp_path, low, high):
+    def shift(particles, jets):
+        particles[..., 3] = np.where(particles[..., 3] > 0, high, low)
+
+    published = read_jets(real_jetnet(tmp_path / "t.hdf5"))
+    for jet, other in zip(published, read_jets(edited(tmp_path / "t.hdf5", shift)), strict=True):
+        np.testing.assert_array_equal(jet, other)
+
+
+def settings_of(line):
+    """The layout and settings that a message advises."""
+    layout, columns = line.rpartition("--layout ")[2].split(" --columns ")
+    return {
+        "settings": ReadSettings(dict(pair.split("=") for pair in columns.split(","))),
+        "layout": layout,
+    }
+
+
+def test_the_advice_on_unnamed_columns_works(tmp_path):
+    """Of absolute pt, and of columns without a mask, whose padding has no pt."""
+
+    def absolute(particles, jets):
+        particles[..., 2] *= jets[:, :1]
+
+    def unmask(particles, jets):
+        particles[..., 3] = np.arange(particles[..., 3].size).reshape(particles.shape[:2])
+
+    published = read_jets(real_jetnet(tmp_path / "t.hdf5"))
+    for name, edit in (("absolute", absolute), ("unmasked", unmask)):
+        path = edited(real_jetnet(tmp_path / f"{name}.hdf5"), edit)
+        with pytest.raises(UserError) as error:
+            read_jets(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = read_jets(path, **settings_of(str(error.value)))
+        for jet, other in zip(published, found, strict=True):
+            np.testing.assert_allclose(jet, other, rtol=1e-5, atol=1e-6)
 
 
 def test_columns_that_nothing_names_are_as_published_or_refused(tmp_path):

@@ -103,3 +103,14 @@ def test_a_list_without_a_header_says_so(tmp_path, name, separator):
     put_text(tmp_path / name, f"a.wav{separator}x one\n")
     said = said_by(SpeechFolder(str(tmp_path / name)))
     assert f"{name}: line 1 names the file a.wav, so it is no header" in said
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_the_order_of_rows_does_not_choose_files(tmp_path, order):
+    """Where two folders have the name, the first one counts, whatever the row before found."""
+    put_sound(tmp_path / "wavs" / "a.wav", 401)
+    put_sound(tmp_path / "wavs" / "b.wav", 402)
+    put_sound(tmp_path / "b.wav", 403)
+    put_text(tmp_path / "t.csv", "file,text\n" + "".join(f"{n}.wav,text {n}\n" for n in order))
+    found, _ = read(SpeechFolder(str(tmp_path / "t.csv")))
+    assert found == {"a.wav": ("text a", 401), "b.wav": ("text b", 403)}
