@@ -193,13 +193,19 @@ def _is_corpus(place: Path, modality: str, files: SignalFiles) -> UserError:
 
 
 def _files_below(place: Path, modality: str, files: SignalFiles) -> list[Path]:
-    """The files of a place. Raises UserError for a folder of tables, packed files or tars alone."""
+    """The files of a place.
+
+    Raises UserError for a folder of tables, packed files or tars alone, and for files of two kinds.
+    """
     try:
-        return corpus_among([place], files.suffixes)
+        found = corpus_among([place], files.suffixes)
     except UserError:
         if not files.many and walk(place, CORPORA).files:
             raise _is_corpus(place, modality, files) from None
         raise
+    if files.of_folder is not None and place.is_dir():
+        return files.of_folder(place, found, {})
+    return found
 
 
 def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class SignalFiles:
             that cannot be read; None looks only whether the file is there.
         options: what a user may say of how files are read, which `read` then finds among the takes:
             a layout, the names of columns.
+        of_folder: a function (folder, its files, takes) -> those that are read together; raises
+            UserError where they are of several kinds. None: all.
     """
 
     suffixes: tuple[str, ...]
@@ -41,6 +44,7 @@ class SignalFiles:
     unit: str = "signals"
     check: Callable[[Path], object] | None = None
     options: tuple[str, ...] = ()
+    of_folder: Callable[[Path, Sequence[Path], Mapping[str, Any]], list[Path]] | None = None
 
     def reading(self, options: Mapping[str, Any]) -> SignalFiles:
         """The same files, read as these options say.
@@ -56,11 +60,24 @@ class SignalFiles:
             )
         if not options:
             return self
-        return replace(self, read=_Reading(self.read, options))
+        of_folder = self.of_folder
+        if of_folder is not None:
+            of_folder = partial(_with_options, of_folder, options)
+        return replace(self, read=_Reading(self.read, options), of_folder=of_folder)
 
     def named(self, stem: Path) -> Path:
         """The path of the file that is written: the stem with the suffix."""
         return stem.with_name(stem.name + self.written)
+
+
+def _with_options(
+    of_folder: Callable[[Path, Sequence[Path], Mapping[str, Any]], list[Path]],
+    options: Mapping[str, Any],
+    folder: Path,
+    files: Sequence[Path],
+    takes: Mapping[str, Any],
+) -> list[Path]:
+    return of_folder(folder, files, {**takes, **options})
 
 
 @dataclass(frozen=True)

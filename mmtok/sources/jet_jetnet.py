@@ -42,7 +42,8 @@ class JetNetJets(JetReader):
     Columns are in the published order (etarel, phirel, ptrel, mask; pt, eta, mass, num_particles)
     unless an attribute of the file names them, or the user does by number: `--columns
     ptrel=0,deta=1,dphi=2,jet_pt=1 --layout jetnet`. A mask is a column of two values, of which the
-    greater one is of constituents; without, constituents of zero pt are padding. A user who asks for `caption=type` gets the type in the file's name, g, q, t, w or z.
+    greater one is of constituents; without, constituents of zero pt are padding. A user who asks
+    for `caption=type` gets the type in the file's name, g, q, t, w or z.
     """
 
     features = FEATURES

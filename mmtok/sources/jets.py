@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.messages import counted, listed
+from mmtok.io.remembered import Remembered
+from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_at
 from mmtok.sources.base import Listing, check_heldout_share
 from mmtok.sources.jet_cleaning import Cleaned, cleaned, faults_of
@@ -29,7 +32,7 @@ from mmtok.sources.jet_formats import (
     split_jets,
     suffix_of,
 )
-from mmtok.sources.jet_reader import EVENT_SETTINGS, JetLayout, ReadSettings
+from mmtok.sources.jet_reader import EVENT_SETTINGS, ReadSettings
 from mmtok.sources.jet_screen import (
     JETS,
     JetPlace,
@@ -229,10 +232,7 @@ class JetFile(ScreenedSource):
         return files_at(self.path, suffixes, "JetFile", WANTED)
 
     def _places(self) -> list[JetPlace]:
-        """The files with their layout, which is looked for in one file of each suffix.
-
-        Raises UserError where there are several.
-        """
+        """The files with their layout. Raises UserError where there are several."""
         files = self._files()
         if self.train or self.heldout:
             splits = {file: self._split_of(file) for file in files}
@@ -245,24 +245,12 @@ class JetFile(ScreenedSource):
                         " one, or its folder"
                     )
             files = [file for file, split in splits.items() if split]
-        firsts: dict[str, Path] = {}
-        for file in files:
-            firsts.setdefault(suffix_of(file), file)
-        layouts = {
-            suffix: layout_of(file, self._settings(), self.layout)
-            for suffix, file in firsts.items()
-        }
-        _check_one(self.path, layouts, firsts)
+        settings = self._settings()
+        layouts = layouts_of(self.path, files, settings, self.layout)
         single = self.path if len(files) == 1 and files[0] == Path(self.path) else ""
         return [
-            JetPlace(
-                file,
-                single or str(file),
-                layouts[suffix_of(file)].name,
-                self._settings(),
-                self.features,
-            )
-            for file in files
+            JetPlace(file, single or str(file), layout, settings, self.features)
+            for file, layout in layouts.items()
         ]
 
     def _split_of(self, file: Path) -> str:
@@ -331,12 +319,69 @@ def file_or_folder(path: str) -> str:
     return str(Path(path).expanduser())
 
 
-def _check_one(place: str, layouts: Mapping[str, JetLayout], firsts: Mapping[str, Path]) -> None:
-    """Raise UserError where files are of several layouts."""
-    names = {layout.name: firsts[suffix] for suffix, layout in layouts.items()}
-    if len(names) > 1:
-        reasons = " and ".join(f"{name} (such as {file.name})" for name, file in names.items())
-        choices = " or ".join(f"--layout {name}" for name in names)
+_LAYOUTS: Remembered[str] = Remembered(100_000)  # of files, by what is in them
+
+
+def layouts_of(
+    place: str | Path, files: Sequence[Path], settings: ReadSettings, wanted: str
+) -> dict[Path, str]:
+    """File -> the name of its layout, which is one for all; others are left out and counted.
+
+    A file that nobody can look into has the layout of the others; reading it says what is wrong.
+
+    Args:
+        place: what the user named.
+        files: those of the place.
+        settings: how they are read.
+        wanted: the layout's name; "": any.
+
+    Raises:
+        UserError: there are several, and the user names none.
+    """
+    found: dict[Path, str] = {}
+    faults = []
+    for file in files:
+        try:
+            found[file] = _LAYOUTS(file, partial(_name_of, file, settings), repr(settings))
+        except (UserError, OSError) as error:
+            faults.append(error)
+    if wanted:
+        return _of_wanted(files, found, settings, wanted)
+    firsts: dict[str, Path] = {}
+    for file, name in found.items():
+        firsts.setdefault(name, file)
+    if not firsts:
+        raise faults[0]
+    _check_one(place, firsts)
+    return dict.fromkeys(files, next(iter(firsts)))
+
+
+def _name_of(file: Path, settings: ReadSettings) -> str:
+    return layout_of(file, settings).name
+
+
+def _of_wanted(
+    files: Sequence[Path], found: Mapping[Path, str], settings: ReadSettings, wanted: str
+) -> dict[Path, str]:
+    """The files that are of the wanted layout, or may be; all where none is by what is in it."""
+    kept = dict.fromkeys(files, wanted)
+    if wanted in found.values():
+        others = [file for file, name in found.items() if name != wanted]
+        with Tally("files") as tally:
+            tally.count(len(files))
+            for file in others:
+                tally.add(f"left out: read as {found[file]}, not {wanted}", file)
+                del kept[file]
+    for file in kept:
+        layout_of(file, settings, wanted)  # raises for a suffix that the layout has not
+    return kept
+
+
+def _check_one(place: str | Path, firsts: Mapping[str, Path]) -> None:
+    """Raise UserError where files are of several layouts. firsts: layout -> its first file."""
+    if len(firsts) > 1:
+        reasons = " and ".join(f"{name} (such as {file.name})" for name, file in firsts.items())
+        choices = " or ".join(f"--layout {name}" for name in firsts)
         raise UserError(f"{place}: holds files of {reasons}; say which to read: {choices}")
 
 

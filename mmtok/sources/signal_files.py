@@ -43,10 +43,18 @@ def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
     image_files.write_image(path, pixels)
 
 
-def _read_jets(path: Path, takes: Takes) -> Iterator[np.ndarray]:
+def _jet_settings(takes: Takes) -> ReadSettings:
     names = [field.name for field in fields(ReadSettings)]
-    settings = ReadSettings(**{name: takes[name] for name in names if name in takes})
-    return jets.each_jet(path, takes["features"], settings, takes.get("layout", ""))
+    return ReadSettings(**{name: takes[name] for name in names if name in takes})
+
+
+def _read_jets(path: Path, takes: Takes) -> Iterator[np.ndarray]:
+    layout = takes.get("layout", "")
+    return jets.each_jet(path, takes["features"], _jet_settings(takes), layout)
+
+
+def _jets_of_folder(folder: Path, files: Sequence[Path], takes: Takes) -> list[Path]:
+    return list(jets.layouts_of(folder, files, _jet_settings(takes), takes.get("layout", "")))
 
 
 def _write_jets(path: Path, signals: Sequence[np.ndarray], takes: Takes) -> None:
@@ -90,6 +98,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         many=True,
         unit="jets",
         options=("layout", *(field.name for field in fields(ReadSettings))),
+        of_folder=_jets_of_folder,
     ),
 }
 # arrays of a modality from outside the package that brings no files of its own

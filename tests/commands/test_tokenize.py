@@ -422,6 +422,19 @@ def test_what_tells_of_texts_is_none_of_them(tmp_path, notes):
     assert len(read_tokens(tmp_path / "t.parquet")) == 1
 
 
+def test_two_layouts_of_jets_in_a_folder_are_asked_about(tmp_path, said, notes):
+    folder = tmp_path / "jets"
+    folder.mkdir()
+    write_jets(folder / "own.npz", [np.array([[50.0, 0.1, 0.2], [20, 0, 0]], np.float32)] * 2)
+    np.savez(folder / "QG.npz", X=np.ones((3, 4, 4)), y=np.zeros(3))
+    words = ["tokenize", "jets", folder, "-o", tmp_path / "t.parquet"]
+    line = said(words)
+    assert "quarkgluon (such as QG.npz) and plain (such as own.npz); say which to read" in line
+    lines = notes([*words, "--layout", "plain"])
+    assert any("1 of 2 files was left out: read as quarkgluon, not plain" in x for x in lines)
+    assert len(read_tokens(tmp_path / "t.parquet")) == 2
+
+
 def test_a_corpus_is_no_single_signal(tmp_path, said, pictures, notes):
     """What holds many is refused with the way that reads it; patterns in quotes are read."""
     out = ["-o", tmp_path / "t.parquet"]

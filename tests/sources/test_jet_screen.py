@@ -165,6 +165,19 @@ def test_two_layouts_in_a_folder_are_asked_about(tmp_path):
         assert len(list(JetFile(str(tmp_path / "mixed"), layout="plain").examples("train"))) == 117
 
 
+def test_two_layouts_of_one_suffix_are_asked_about(tmp_path):
+    folder = tmp_path / "mixed"
+    in_files(folder, ".npz")
+    np.savez(folder / "QG.npz", X=np.ones((2, 3, 4)), y=np.zeros(2))
+    with pytest.raises(UserError, match="quarkgluon .such as QG.npz. and plain .such as part"):
+        JetFile(str(folder)).check()
+    with pytest.warns(UserWarning, match="1 of 5 files was left out: read as quarkgluon, not pl"):
+        assert len(list(JetFile(str(folder), layout="plain").examples("train"))) == 117
+    (folder / "QG.npz").write_bytes(b"PK no archive")  # reading it says what is wrong
+    with pytest.raises(UserError, match="QG.npz"):
+        JetFile(str(folder), on_error="raise").check()
+
+
 def test_a_file_of_both_layouts_is_asked_about(tmp_path):
     columns = {"X": np.ones((2, 3, 4)), "y": np.zeros(2), "gen_particles": np.ones((2, 3, 4))}
     np.savez(tmp_path / "a.npz", **columns)
