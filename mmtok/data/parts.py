@@ -101,8 +101,9 @@ def standing_parts(folder: Path, key: str) -> dict[int, dict[str, Any]]:
             continue
         if about is None or about["key"] != key:
             raise UserError(
-                f"{path} was made from other data, or by other tokenizers, than what would be"
-                f" written beside it: choose another folder, or remove {folder}"
+                f"{path} was made from other data (a file more, less or of another name counts), or"
+                f" by other tokenizers, than what would be written beside it: remove {folder} to"
+                " make all of it anew, or write what is new alone into another folder"
             )
         standing[about["part"]] = about
     return standing

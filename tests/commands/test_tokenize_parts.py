@@ -79,7 +79,8 @@ def test_a_folder_for_other_things_is_refused(letters, tmp_path, said):
     tokenize("text", letters, "-o", f"{tmp_path}/parts/")
     (letters / "03.txt").unlink()
     line = said([*words, "-o", f"{tmp_path}/parts/"])
-    assert "part-00000.parquet was made from other data" in line
+    assert "part-00000.parquet was made from other data (a file more, less or of " in line
+    assert "to make all of it anew, or write what is new alone into another folder" in line
     assert "--workers is 0" in said([*words, "-o", tmp_path / "t.parquet", "--workers", "0"])
     assert "-o FOLDER/" in said([*words, "-o", tmp_path / "t.parquet", "--ray"])
 
