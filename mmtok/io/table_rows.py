@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError, reason_of
+from mmtok.io.columns import cell_of, whole_columns
 from mmtok.io.compressed import FAULTS, fault_of, open_text
 from mmtok.io.json_stream import Element, stream_list
 from mmtok.io.tables import (
@@ -52,6 +53,11 @@ class TableFile:
     separator: str = ""
     has_quotes: bool = True
     has_header: bool = True
+
+    @property
+    def has_records(self) -> bool:
+        """Whether cells may hold records."""
+        return not self.separator
 
     def where(self, number: int) -> str:
         """A row, as messages call it."""
@@ -181,7 +187,7 @@ def _json_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int, l
     else:
         rows = json_objects(path, text_lines(path, "\n"))
     for number, cells in rows:
-        yield number, [cells.get(name) for name in wanted]
+        yield number, [cell_of(cells, name) for name in wanted]
 
 
 def listed_objects(
@@ -251,15 +257,13 @@ def _parquet_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    there = [name for name in wanted if name in table.columns]
+    there = whole_columns(wanted, table.columns)
     number = 0
     try:
         with pq.ParquetFile(table.path) as file:
             for batch in file.iter_batches(ROWS, columns=there):
-                columns = {name: batch.column(name).to_pylist() for name in there}
-                cells = [columns.get(name, [None] * len(batch)) for name in wanted]
-                for row in zip(*cells, strict=True):
-                    yield number, list(row)
+                for row in batch.to_pylist() if there else [{}] * len(batch):
+                    yield number, [cell_of(row, name) for name in wanted]
                     number += 1
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):

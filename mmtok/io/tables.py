@@ -19,6 +19,7 @@ from typing import Any
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
+from mmtok.io.columns import cell_of
 from mmtok.io.compressed import COMPRESSED, bare_path, blocks, is_compressed
 from mmtok.io.messages import listed
 from mmtok.io.strict_json import unique_keys
@@ -87,6 +88,12 @@ class Table:
             )
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
+
+    def cell(self, i: int, name: str) -> Any:
+        """The cell of row i in a column, or in a part of one; see `mmtok.io.columns`."""
+        if name in self.columns:
+            return self.rows[i][self.columns.index(name)]
+        return cell_of(dict(zip(self.columns, self.rows[i], strict=True)), name)
 
 
 def swallowed_row(

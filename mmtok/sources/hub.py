@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError
+from mmtok.io.columns import cell_of
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted
+from mmtok.io.tally import Tally
 from mmtok.io.walk import walk
 from mmtok.sources.base import (
     CHUNK,
@@ -30,14 +32,14 @@ from mmtok.sources.base import (
     check_heldout_share,
     split_order,
 )
-from mmtok.sources.hub_cells import COLUMN_KINDS, ColumnKind, cell_of
+from mmtok.sources.hub_cells import COLUMN_KINDS, ColumnKind
 from mmtok.sources.hub_stream import stream_listing
 from mmtok.sources.hub_tables import TablePlace, load_datasets
 from mmtok.sources.jet_formats import FEATURES
 from mmtok.sources.leaks import Content, check_leaks, content_of_signals
 from mmtok.sources.rows import Rows, group_numbers, hash_of
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
-from mmtok.sources.sound_names import Names
+from mmtok.sources.sound_names import Names, difference
 
 FILLED = Limit("filled cells", 1)  # a row without any is no example
 _COMPARED: set[str] = set()  # tables whose own splits were compared in this process
@@ -188,13 +190,16 @@ class HubTable(ScreenedSource):
             parts = self._shares(rows)
         parts = {name: part[: self.limit or None] for name, part in parts.items()}
         contents: list[Content] = [None] * len(rows)
+        tally = Tally("rows")
 
         def look(i: int) -> dict[str, float]:
-            sizes, contents[i] = self._look(rows, i)
+            tally.count()
+            sizes, contents[i] = self._look(rows, i, tally)
             return sizes
 
         looked_at = np.sort(np.concatenate(list(parts.values()))).tolist()
-        screen = Screen(looked_at, look, self, "rows", self.all_limits(), rows.where)
+        with tally:
+            screen = Screen(looked_at, look, self, "rows", self.all_limits(), rows.where)
         usable = np.array(screen.items)
         chosen = {name: usable[np.isin(usable, part)].tolist() for name, part in parts.items()}
         for name in (name for name in chosen if not chosen[name]):
@@ -298,8 +303,13 @@ class HubTable(ScreenedSource):
         """
         return self._look(rows, i)[0]
 
-    def _look(self, rows: Rows, i: int) -> tuple[dict[str, float], Content]:
-        """The sizes of a row, and what it holds, for `check_leaks`."""
+    def _look(
+        self, rows: Rows, i: int, tally: Tally | None = None
+    ) -> tuple[dict[str, float], Content]:
+        """The sizes of a row, and what it holds, for `check_leaks`.
+
+        tally: counts files whose names differ from what the row says.
+        """
         if problem := rows.open_quote(i, self._names_file):
             raise UserError(problem)
         sizes: dict[str, float] = {}
@@ -309,6 +319,10 @@ class HubTable(ScreenedSource):
             kind = self.kind(name)
             if kind.size is not None:
                 file = self.file_in(cell, where, kind.suffixes)
+                if tally is not None and isinstance(file, Path):
+                    named = cell.get("path") if isinstance(cell, Mapping) else cell
+                    if is_different := difference(file, named):
+                        tally.add(is_different, file)
                 sizes[name] = kind.size(file, where)
                 content = content or (
                     str(file) if isinstance(file, Path) else hash_of(file.getvalue())

@@ -67,18 +67,6 @@ class ColumnKind:
         return self.size is not None
 
 
-def cell_of(cells: Mapping[str, Any], column: str) -> Any:
-    """The cell of a column; translation.en is the part en of the column translation."""
-    if column in cells:
-        return cells[column]
-    cell: Any = cells
-    for name in column.split("."):
-        if not isinstance(cell, Mapping):
-            return None
-        cell = cell.get(name)
-    return cell
-
-
 def _text(table: CellReader, rows: Rows, column: str, cell: Any, where: str) -> str | None:
     """A cell as text: the name of its class where it is the index of one."""
     classes: Sequence[str] = ()

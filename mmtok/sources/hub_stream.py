@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from mmtok.errors import UserError
+from mmtok.io.columns import cell_of
 from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Listing, Unusable
-from mmtok.sources.hub_cells import cell_of
 from mmtok.sources.hub_tables import TablePlace
 from mmtok.sources.rows import DatasetRows, Rows, hash_of
 from mmtok.sources.screen import Broken, Limit, Tolerance, violation_of

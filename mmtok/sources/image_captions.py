@@ -251,7 +251,7 @@ def _columns(
     """
     spellings = {"image": IMAGE_COLUMNS, "caption": CAPTION_COLUMNS, "split": SPLIT_COLUMNS}
     image, caption, split = (
-        chosen_column(name, table.columns, settings.columns, known, table.path)
+        chosen_column(name, table.columns, settings.columns, known, table.path, table.has_records)
         for name, known in spellings.items()
     )
     others = [name for name in table.columns if name not in (image, split)]

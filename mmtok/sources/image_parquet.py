@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError, reading, reason_of
-from mmtok.io.columns import chosen_column
+from mmtok.io.columns import cell_of, chosen_column, whole_columns
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed
 from mmtok.io.remembered import Remembered
@@ -117,7 +117,7 @@ def columns_of(path: Path, settings: ReadSettings) -> Columns:
             f" (of {listed(schema.names)}); name it: --columns image=COLUMN"
         )
     others = [name for name in schema.names if name not in pictures]
-    caption = chosen_column("caption", others, named, CAPTION_COLUMNS, path)
+    caption = chosen_column("caption", others, named, CAPTION_COLUMNS, path, True)
     if caption is None and len(others) == 1:
         caption = others[0]
     if caption is None:
@@ -125,7 +125,7 @@ def columns_of(path: Path, settings: ReadSettings) -> Columns:
             f"{path}: which column is the caption? It has {listed(others) or 'none beside'}; name"
             " it: --columns caption=COLUMN"
         )
-    split = chosen_column("split", others, named, SPLIT_COLUMNS, path)
+    split = chosen_column("split", others, named, SPLIT_COLUMNS, path, True)
     return Columns(image, caption, split, settings.names or class_names(schema, caption))
 
 
@@ -225,7 +225,7 @@ class ParquetChunk:
 
 
 def _examples(cells: dict[str, Any], columns: Columns, path: Path, where: str) -> Iterator[Example]:
-    texts = texts_of(cells[columns.caption], where)
+    texts = texts_of(cell_of(cells, columns.caption), where)
     captions = [caption_of(text or "", columns.names, where) for text in texts]
     if not captions:
         raise UserError(f"{where}: has no caption")
@@ -279,7 +279,7 @@ class ParquetPictures(Pictures):
             self._splits = [
                 sys.intern(as_text(cell, str(file)) or "")
                 for file in files
-                for cell in _leaf(file, columns.split)
+                for cell in _leaf(file, columns.split, is_whole=False)
             ]
 
     def __len__(self) -> int:
@@ -360,9 +360,7 @@ class ParquetPictures(Pictures):
             kind = _schema(file).field(self._columns.image).type
             if not pa.types.is_struct(kind) or "path" not in [f.name for f in kind]:
                 return None
-            for path in _leaf(file, f"{self._columns.image}.path"):
-                if isinstance(path, dict):
-                    path = path["path"]
+            for path in _leaf(file, f"{self._columns.image}.path", is_whole=False):
                 if path:
                     groups[i] = numbers.setdefault(path, i)
                 i += 1
@@ -390,14 +388,17 @@ def _first(place: tuple[int, int]) -> int:
     return place[0]
 
 
-def _leaf(path: Path, column: str, n: int = SMALL_ROWS) -> Iterator[Any]:
-    """The cells of a column, or of a field of a struct, n at a time."""
+def _leaf(path: Path, column: str, n: int = SMALL_ROWS, is_whole: bool = True) -> Iterator[Any]:
+    """The cells of a column, or where that is not whole of a field of a struct, n at a time."""
     import pyarrow.parquet as pq
 
     opened = pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
     with reading(path, "pictures in Parquet"), opened as file:
         for batch in file.iter_batches(n, columns=[column], use_threads=False):
-            yield from batch.column(0).to_pylist()
+            if is_whole:
+                yield from batch.column(0).to_pylist()
+            else:
+                yield from (cell_of(row, column) for row in batch.to_pylist())
 
 
 def read_parquet(place: Place, settings: ReadSettings) -> ParquetPictures:
@@ -414,7 +415,7 @@ def read_parquet(place: Place, settings: ReadSettings) -> ParquetPictures:
         for file in files:
             tally.count()
             names = _schema(file).names
-            if columns.image in names and columns.caption in names:
+            if columns.image in names and whole_columns([columns.caption], names):
                 used.append(file)
             else:
                 tally.add(f"left out: without {columns.image} and {columns.caption}", file)

@@ -190,6 +190,17 @@ def _folded(name: str) -> str:
     return composed(name).casefold()
 
 
+def difference(file: Path, cell: str) -> str:
+    """How a file's name differs from what a cell says; "" where that leaves out only the suffix."""
+    said = composed(bare_name(cell)).rpartition("/")[2]
+    names = (composed(file.name), composed(file.stem))
+    if said in names:
+        return ""
+    if said.casefold() in [name.casefold() for name in names]:
+        return OTHER_CASE
+    return OTHER_SUFFIX
+
+
 def none_found(path: Path, n_rows: int, first: str) -> UserError:
     """The error of a table that names no file that is there. first: of its rows."""
     return UserError(

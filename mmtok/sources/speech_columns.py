@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from mmtok.errors import UserError
 from mmtok.io.columns import chosen_column
 from mmtok.io.messages import listed
-from mmtok.io.tables import as_text
+from mmtok.io.tables import LINES, as_text, suffix_of
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.screen import Tolerance
 
@@ -71,10 +72,15 @@ def number_columns(there: Sequence[str], settings: ReadSettings, where: object) 
     columns = {name: settings.columns.get(name, name) for name in settings.numbers}
     found = {}
     for name in columns:
-        column = chosen_column(name, there, columns, (), where)
+        column = chosen_column(name, there, columns, (), where, _has_records(where))
         if column is not None:
             found[name] = column
     return found
+
+
+def _has_records(where: object) -> bool:
+    """Whether the cells of a table may hold records, of which a user may name a part."""
+    return isinstance(where, Path) and suffix_of(where) in (".json", *LINES, ".parquet")
 
 
 def find_columns(
@@ -92,7 +98,7 @@ def find_columns(
             spellings = (*spellings, *NORMALIZED)
             if settings.transcript == "normalized":
                 spellings = NORMALIZED
-        column = chosen_column(name, there, settings.columns, spellings, where)
+        column = chosen_column(name, there, settings.columns, spellings, where, _has_records(where))
         if column is not None:
             found[name] = column
     if settings.transcript == "normalized" and "caption" in fields and "caption" not in found:

@@ -274,13 +274,18 @@ def own_table(place: Place) -> str:
 
 def tables_with_columns(place: Place) -> list[Path]:
     """Tables with columns of files and texts, as usually spelled or as the user says."""
-    named = set(place.settings.columns.values())
+    named = {name for column in place.settings.columns.values() for name in (column, _top(column))}
     found = []
     for path in place.tables:
         columns = columns_in(path)
         if _has_columns(columns) or named & set(columns):
             found.append(path)
     return found
+
+
+def _top(column: str) -> str:
+    """A column, of which a part may be named."""
+    return column.partition(".")[0]
 
 
 def table_evidence(place: Place) -> str:

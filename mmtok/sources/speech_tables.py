@@ -99,7 +99,14 @@ def held_sounds(path: Path, columns: Mapping[str, str], place: Path | None = Non
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kind = pq.read_schema(path).field(columns["file"]).type
+    schema = pq.read_schema(path)
+    kind = pa.struct(list(schema))
+    for name in (
+        [columns["file"]] if columns["file"] in schema.names else columns["file"].split(".")
+    ):
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return ""  # its rows name no file, which is said of them
+        kind = kind.field(name).type
     has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         return ""

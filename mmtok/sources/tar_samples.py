@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io.columns import known_column, named_column
+from mmtok.io.columns import cell_of, known_column, named_column
 from mmtok.io.messages import listed
 from mmtok.io.strict_json import unique_keys
 from mmtok.io.tally import Tally
@@ -53,7 +53,7 @@ class Caption:
             if not isinstance(found, str):
                 raise UserError(f"{where}: holds {type(found).__name__}, and others a string")
             return found
-        found = json_object(found, where).get(self.key)
+        found = cell_of(json_object(found, where), self.key)
         if isinstance(found, bool) or not isinstance(found, (str, int, float)):
             raise UserError(f"{where}: its {self.key} is {found!r:.60}, and no text")
         return str(found)
@@ -156,7 +156,7 @@ class Tars:
             return Caption(JSON, "", names)
         keys = list(json_object(found, where_json))
         if wanted:
-            return Caption(JSON, named_column(wanted, [*keys, *there], where_json), names)
+            return Caption(JSON, named_column(wanted, [*keys, *there], where_json, True), names)
         key = known_column(CAPTION_COLUMNS, keys)
         if key is None:
             raise UserError(

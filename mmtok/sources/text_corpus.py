@@ -359,6 +359,13 @@ def report_rows(indices: Sequence[RowIndex | None], tolerance: Tolerance) -> Non
             f" {tolerance.max_error_share:.3g} of all are passed over; mend or remove them, or set"
             " max_error_share"
         )
+    n_empty = sum(index.n_empty for index in found if not index.table.is_chat)
+    if n_rows and n_empty == n_rows:
+        table = found[0].table
+        raise UserError(
+            f"{table.path}: none of {n_rows:,} rows has a text in the column {table.column!r}; name"
+            " another one: --columns text=COLUMN"
+        )
     with Tally("rows") as rows, Tally("chunks") as chunks:
         rows.count(n_rows)
         chunks.count(sum(index.n_chunks for index in found))

@@ -86,7 +86,7 @@ def _with_column(
     Raises UserError where several tables have a single column, each another one.
     """
     if field in named:
-        spellings = (named[field],)
+        spellings = (named[field], named[field].partition(".")[0])
     having = [path for path in tables if known_column(spellings, _columns(path)) is not None]
     if not having:
         _check_single_columns(tables, field)

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io.columns import chosen_column, known_column, named_column
+from mmtok.io.columns import (
+    cell_of,
+    chosen_column,
+    known_column,
+    named_column,
+    whole_columns,
+)
 from mmtok.io.compressed import bare_path, lines
 from mmtok.io.conversations import Conversation, conversation_of
 from mmtok.io.messages import listed
@@ -93,13 +99,13 @@ class RowFile:
     @property
     def wanted(self) -> list[str]:
         """The columns that are read."""
-        return [self.column] + [self.tools] * bool(self.tools)
+        return whole_columns([self.column] + [self.tools] * bool(self.tools), self.columns)
 
     def cell_in(self, row: Mapping[str, Any]) -> Any:
         """The cell of a row, or the pair of cells."""
         if self.is_chat:
-            return row.get(self.column), row.get(self.tools)
-        return row.get(self.column)
+            return cell_of(row, self.column), cell_of(row, self.tools)
+        return cell_of(row, self.column)
 
     @property
     def unit(self) -> str:
@@ -192,20 +198,26 @@ def open_rows(path: Path, named: Mapping[str, str], is_chat: bool = False) -> Ro
         UserError: there is no such column, or the file cannot be read.
     """
     suffix, columns, separator = columns_of(path)
+    of_records = not separator
     if not is_chat:
-        column = _column(path, "text", columns, named, SPELLINGS)
+        column = _column(path, "text", columns, named, SPELLINGS, of_records)
         return RowFile(path, suffix, column, columns, separator)
-    column = _column(path, "messages", columns, named, MESSAGES)
-    tools = chosen_column("tools", columns, named, TOOLS, path) or ""
+    column = _column(path, "messages", columns, named, MESSAGES, of_records)
+    tools = chosen_column("tools", columns, named, TOOLS, path, of_records) or ""
     return RowFile(path, suffix, column, columns, separator, True, tools)
 
 
 def _column(
-    path: Path, field: str, columns: tuple[str, ...], named: Mapping[str, str], spellings: tuple
+    path: Path,
+    field: str,
+    columns: tuple[str, ...],
+    named: Mapping[str, str],
+    spellings: tuple,
+    has_records: bool,
 ) -> str:
     """The name of the column, as the user or custom says it; the only one of a table."""
     if field in named:
-        return named_column(named[field], columns, path)
+        return named_column(named[field], columns, path, has_records)
     known = known_column(spellings, columns)
     if known is None and len(columns) == 1:
         known = columns[0]

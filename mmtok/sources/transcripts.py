@@ -146,14 +146,14 @@ class Transcripts:
         if self.table is None or field not in self._columns or path not in self._row_of:
             return ""
         row = self._row_of[path]
-        at = self.table.columns.index(self._columns[field])
-        return as_text(self.table.rows[row][at], self.table.where(row)) or ""
+        return as_text(self.table.cell(row, self._columns[field]), self.table.where(row)) or ""
 
     def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
         """File -> the row that names it."""
         rows: dict[Path, int] = {}
         first_missing = ""
-        for i, cell in enumerate(table.column(self._columns["file"])):
+        for i in range(len(table.rows)):
+            cell = table.cell(i, self._columns["file"])
             tally.count()
             where = table.where(i)
             name = as_text(cell, where) or ""
@@ -183,7 +183,7 @@ class Transcripts:
         name = bare_name(name)
         split = ""
         if "split" in self._columns:
-            split = as_text(table.column(self._columns["split"])[i], where) or ""
+            split = as_text(table.cell(i, self._columns["split"]), where) or ""
         return Clip(str(self.folder / name), "", split=split, fault=missing(where, name))
 
     def _count(self, found: Found, tally: Tally) -> None:

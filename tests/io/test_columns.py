@@ -3,7 +3,14 @@
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io.columns import check_named, chosen_column, known_column, named_column
+from mmtok.io.columns import (
+    cell_of,
+    check_named,
+    chosen_column,
+    known_column,
+    named_column,
+    whole_columns,
+)
 
 THERE = ("client_id", "Path", "sentence", "up_votes", "File Name")
 
@@ -13,6 +20,21 @@ def test_a_named_column_wins_and_case_does_not_count():
     assert chosen_column("caption", THERE, {"caption": "sentence"}, ("text",), "t") == "sentence"
     assert chosen_column("caption", THERE, {}, ("text", "sentence"), "t") == "sentence"
     assert chosen_column("caption", THERE, {}, ("text",), "t") is None
+
+
+def test_a_part_of_a_column_of_records():
+    there = ("id", "Meta", "a.b")
+    assert named_column("meta.en", there, "t", has_records=True) == "Meta.en"
+    assert named_column("a.b", there, "t", has_records=True) == "a.b"
+    for name, has_records in (("meta.en", False), ("mata.en", True), ("meta.", True)):
+        with pytest.raises(UserError, match="has no column"):
+            named_column(name, there, "t", has_records)
+    row = {"id": 1, "Meta": {"en": "x", "of": {"it": 2}}, "a.b": 3}
+    cells = [
+        cell_of(row, name) for name in ("Meta.en", "Meta.of.it", "a.b", "id", "Meta.fr", "c.d")
+    ]
+    assert cells == ["x", 2, 3, 1, None, None]
+    assert whole_columns(["Meta.en", "a.b", "c.d", "Meta.fr"], there) == ["Meta", "a.b"]
 
 
 def test_spellings_of_headers():

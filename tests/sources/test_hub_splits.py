@@ -93,6 +93,9 @@ def test_files_and_columns_of_another_case_or_without_folder_and_suffix(tmp_path
         pq.write_table(pa.Table.from_pylist(rows), path)
     columns = {"speech": "file", "caption": "text"}
     modalities = {"speech": "speech", "caption": "text"}
+    table = HubTable(str(path), columns, modalities, max_leak_share=1.0)
+    with pytest.warns(UserWarning, match="2 of 4 rows were of files whose names have another case"):
+        list(table.examples("train", tmp_path))
     for streaming in (False, True):
         table = HubTable(str(path), columns, modalities, streaming=streaming, max_leak_share=1.0)
         splits = ("train",) if streaming else table.splits  # a hash may hold none of four out

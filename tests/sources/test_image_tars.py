@@ -87,6 +87,7 @@ def test_they_give_what_webdataset_gives(tmp_path):
         ({"json": '{{"alt": "j {}", "n": NaN}}'}, {"caption": "alt"}, (), ["j 0", "j 1"]),
         ({"txt": "t", "json": '{{"alt": "j {}"}}'}, {"caption": "alt"}, (), ["j 0", "j 1"]),
         ({"txt": "t", "json": '{{"caption": "j {}"}}'}, {"caption": "json"}, (), ["j 0", "j 1"]),
+        ({"json": '{{"a": {{"b": "p {}"}}}}'}, {"caption": "a.b"}, (), ["p 0", "p 1"]),
         ({"json": '"b {}"'}, {}, (), ["b 0", "b 1"]),
         ({"txt": "t", "json": '"b {}"'}, {"caption": "json"}, (), ["b 0", "b 1"]),
         ({"json": '"{}"'}, {}, ("cat", "dog"), ["cat", "dog"]),
