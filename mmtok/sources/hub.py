@@ -321,8 +321,8 @@ class HubTable(ScreenedSource):
                 file = self.file_in(cell, where, kind.suffixes)
                 if tally is not None and isinstance(file, Path):
                     named = cell.get("path") if isinstance(cell, Mapping) else cell
-                    if is_different := difference(file, named):
-                        tally.add(is_different, file)
+                    if otherwise := difference(file, str(named)):
+                        tally.add(otherwise, file)
                 sizes[name] = kind.size(file, where)
                 content = content or (
                     str(file) if isinstance(file, Path) else hash_of(file.getvalue())
