@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmtok.errors import UserError
@@ -281,7 +282,7 @@ def read_tables(
     with Tally("captions") as tally:
         for table in tables:
             rows.add(table, len(tables) > 1, tally)
-        rows.check(tables[0].path)
+        rows.check(tables[0].path, tally)
     return rows.pictures()
 
 
@@ -331,6 +332,7 @@ class _Rows:
         self.captions: dict[str, list[str] | str] = {}
         self.parts: dict[str, tuple[str, ...]] = {}
         self.missing = Broken(0, "rows", tolerance)
+        self.of_missing = Tally("captions")  # which speaks only where they are few
         self.n_rows = 0
         self.first_missing = ""
 
@@ -366,15 +368,15 @@ class _Rows:
             called = text or "an empty cell"
             self.first_missing = self.first_missing or called
             error = UserError(f"{where}: no picture {called} in {self.place.home}")
-            self.missing.add(f"{where}, {called}", error, tally)
+            self.missing.add(f"{where}, {called}", error, self.of_missing)
         return file
 
     def _add(self, file: str, caption: str, part: str) -> None:
         add_caption(self.captions, file, caption)
         add_part(self.parts, file, part)
 
-    def check(self, path: Path) -> None:
-        """Raise UserError where no picture of a table is there, or too few are."""
+    def check(self, path: Path, tally: Tally) -> None:
+        """Count the pictures that are not there. Raises UserError where none is, or too few are."""
         if not self.n_rows:
             raise UserError(f"{path}: the table has no rows")
         if not self.captions and not self.first_missing:
@@ -387,6 +389,7 @@ class _Rows:
             )
         self.missing.n = self.n_rows
         self.missing.stop_if_many()
+        tally.merge(self.of_missing.as_plain())
 
     def pictures(self) -> PictureFiles:
         """The pictures that have captions; others are counted."""
@@ -422,9 +425,14 @@ def with_captions(
     place: Place,
     captions: Mapping[str, list[str] | str],
     parts: Mapping[str, tuple[str, ...]],
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> PictureFiles:
-    """The pictures of a place that have captions; others are counted, and left out."""
+    """The pictures of a place that have captions; others are counted, and left out.
+
+    missing: part of the corpus -> its first caption without a picture.
+    """
     pictures = PictureFiles(place.home)
+    pictures.missing = missing
     for file, texts in captions.items():
         pictures.add(file, texts, parts[file])
     with Tally("pictures") as tally:

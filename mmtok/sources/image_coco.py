@@ -59,9 +59,10 @@ def read_coco(place: Place, settings: ReadSettings) -> PictureFiles:
     names = PictureNames(place.home, place.pictures)
     captions: dict[str, list[str] | str] = {}
     parts: dict[str, tuple[str, ...]] = {}
+    missing: dict[str, str] = {}
     with Tally("captions") as tally:
         for path in files:
-            _add_coco(path, place, settings, names, captions, parts, tally)
+            _add_coco(path, place, settings, names, captions, parts, missing, tally)
         n_captions = tally.total
     if not n_captions:
         raise UserError(f"{files[0]}: holds no annotations, and so no captions")
@@ -70,7 +71,7 @@ def read_coco(place: Place, settings: ReadSettings) -> PictureFiles:
             f"{files[0]}: none of its pictures is in {place.home}; say where they lie: --root"
             " FOLDER"
         )
-    return with_captions(place, captions, parts)
+    return with_captions(place, captions, parts, missing)
 
 
 def _add_coco(
@@ -80,6 +81,7 @@ def _add_coco(
     names: PictureNames,
     captions: dict[str, list[str] | str],
     parts: dict[str, tuple[str, ...]],
+    missing: dict[str, str],
     tally: Tally,
 ) -> None:
     """The captions of one file, by the pictures that they belong to."""
@@ -100,6 +102,7 @@ def _add_coco(
         file = found[file_name]
         if file is None:
             tally.add("left out: their picture is not there", f"{where}, {file_name}")
+            missing.setdefault(part, f"{where}, {file_name}")
         elif not caption.strip():
             tally.add("left out: they are empty", where)
         else:

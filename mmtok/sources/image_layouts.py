@@ -236,6 +236,11 @@ class Splits:
             of_lost = ((self.pictures.parts(i), why) for i, why in lost)
             reasons = [why for some, why in of_lost if any(is_part(name, part) for part in some)]
             check_lost(name, f"{self.shown}: ", reasons, "pictures")
+            for part, first in self.pictures.missing.items():
+                if is_part(name, part):
+                    raise UserError(
+                        f"{self.shown}: no picture of the split {name!r} is there (first: {first})"
+                    )
             raise UserError(
                 f"{self.shown}: no part is called {name!r}; the parts are"
                 f" {listed([part for part in parts if part]) or 'none'}"

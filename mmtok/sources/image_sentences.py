@@ -133,6 +133,7 @@ class _Gathered:
         self.names = PictureNames(place.home, place.pictures)
         self.captions: dict[str, list[str] | str] = {}
         self.parts: dict[str, tuple[str, ...]] = {}
+        self.missing: dict[str, str] = {}
 
     def add(
         self, name: str, caption: str, splits: tuple[str, ...], where: str, tally: Tally
@@ -144,6 +145,8 @@ class _Gathered:
             file = self.names.find(name.rpartition("/")[2], "", where)
         if file is None:
             tally.add("left out: their picture is not there", f"{where}, {name}")
+            for split in splits:
+                self.missing.setdefault(split, f"{where}, {name}")
         elif not caption.strip():
             tally.add("left out: they are empty", where)
         else:
@@ -158,7 +161,7 @@ class _Gathered:
                 f"{path}: none of its pictures is in {self.place.home}; say where they lie: --root"
                 " FOLDER"
             )
-        pictures = with_captions(self.place, self.captions, self.parts)
+        pictures = with_captions(self.place, self.captions, self.parts, self.missing)
         counts = Counter(split for splits in self.parts.values() for split in splits)
         held_out = next((name for name in HELD_OUT if name in counts), None)
         if "train" not in counts or held_out is None or self.settings.has_splits:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,12 @@ class Pictures(ABC):
     Attributes:
         published: the corpus's own splits, (to train on, to hold out), where these are always used.
         looks: whether the size of a picture is found quickly, so that all are looked at.
+        missing: part of the corpus -> the first of its captions whose picture is not there.
     """
 
     published: tuple[str, str] | None = None
     looks = True
+    missing: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:

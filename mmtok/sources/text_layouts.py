@@ -179,7 +179,8 @@ def _table_evidence(place: TextPlace) -> str:
     for path in place.tables if place.has_txt else place.tables[:1]:
         names = _columns(path)
         is_large = not place.has_txt or path.stat().st_size >= place.txt_bytes
-        if (is_large or not names) and not known_column(MESSAGES, names):
+        may_be = is_large or (not names and seems_list(path, ()))
+        if may_be and not known_column(MESSAGES, names):
             return path.name
     return ""
 

@@ -4,6 +4,7 @@ said in a line.
 
 import json
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -163,7 +164,11 @@ def test_what_a_table_and_its_folder_do_not_share_is_counted(tmp_path):
         write_picture(tmp_path / f"{i}.png", i)
     write_picture(tmp_path / "._0.png", 0)
     (tmp_path / "t.csv").write_text("file,caption\n0.png,a\n1.png,b\n9.png,c\n2.png,\n")
-    refused(ImageFolder(str(tmp_path)), "line 4: no picture 9.png .* 1 of 4 rows cannot be used")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match="line 4: no picture 9.png .* 1 of 4 rows cannot be"):
+            ImageFolder(str(tmp_path)).check()
+    assert not [note for note in said if "passed over" in str(note.message)]
     with pytest.warns() as said:
         few = ImageFolder(str(tmp_path), max_error_share=0.25)
         assert sorted(examples(few)) == [("a", 0), ("b", 1)]
@@ -320,6 +325,17 @@ def test_coco_captions(tmp_path):
     assert len(silently(source, "train")) == 6
     assert sorted(silently(ImageFolder(str(val)))) == held
     assert len(silently(ImageFolder(f"{tmp_path}/annotations/captions_*.json"))) == 10
+
+
+def test_a_split_of_coco_whose_pictures_are_missing_is_not_called_unknown(tmp_path):
+    write_coco(tmp_path, "train", [9, 25, 30])
+    write_coco(tmp_path, "val", [42, 73])
+    source = ImageFolder(str(tmp_path), train="train", heldout="val")
+    assert len(silently(source, "heldout")) == 4
+    shutil.rmtree(tmp_path / "val2017")
+    refused(source, "no picture of the split 'val' is there .first: .*val2017.json: .*42")
+    unknown = ImageFolder(str(tmp_path), train="train", heldout="test")
+    refused(unknown, "no part is called 'test'")
 
 
 def test_coco_faults(tmp_path):
