@@ -216,7 +216,7 @@ def write_corpora(home):
             for name in (f"{i:05}.jpg", f"{i:05}.txt"):
                 member = tarfile.TarInfo(name)
                 member.size = 5
-                tar.addfile(member, io.BytesIO(b"words"))
+                tar.addfile(member, io.BytesIO(f"{i:05}".encode()))
 
 
 def write_chats(home):
