@@ -56,6 +56,7 @@ from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
 from mmtok.run.tokenise import tokenise
+from mmtok.sources.degraded import Degraded
 from mmtok.sources.fsdd import FSDD
 from mmtok.sources.handwritten import HandwrittenDigits
 from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
@@ -167,6 +168,8 @@ def tiny(recipe: Recipe, data: Path, seed: int = 0) -> Recipe:
 
 def tiny_source(source: Any, data: Path) -> Any:
     """A source with few examples, those of files made in `data`."""
+    if isinstance(source, Degraded):
+        return replace(source, source=tiny_source(source.source, data), copies=1)
     if isinstance(source, HandwrittenDigits):
         return replace(source, copies=1, n_digits=60)
     if isinstance(source, ScannedDigits):

@@ -11,12 +11,14 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmtok.cli import VERBS, main
 from mmtok.commands.arguments import parse, parser_of
 from mmtok.io.overrides import field_groups
 from mmtok.run.recipe import Recipe, load_recipe
+from mmtok.sources.images import write_image
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -35,6 +37,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/howto/embedding.md",
     "docs/howto/clouds.md",
     "docs/howto/recipes.md",
+    "docs/howto/restoration.md",
     "docs/howto/training.md",
 }
 # These are only parsed. The quickstart itself runs in .ci/run, and evaluation, report and several
@@ -77,6 +80,7 @@ SMALL_SOURCES = {
         "2.n_per_class": 6,
         "2.n_heldout": 2,
     },
+    "recipes/restoration.py": {"0.source.n_digits": 40},
     "recipes/regression.py": {"0.n_train": 200, "0.n_heldout": 20},
     "recipes/neutrino.py": {"0.n_train": 200, "0.n_heldout": 20},
 }
@@ -180,6 +184,8 @@ def bring(page, home, make_llama):
         write_corpora(home)
     if "generated.npz" in text:
         write_pairs(home)
+    if "small.png" in text:
+        write_image(home / "small.png", np.full((7, 7), 90, np.uint8))
     if "tokenizer.model" in text:
         import sentencepiece
 
@@ -317,6 +323,8 @@ def test_a_page_runs_from_top_to_bottom(page, home, make_llama):
         pytest.skip("a page without commands")
     if any("recipes/neutrino.py" in words for words in shell_lines(page)):
         pytest.importorskip("zuko")
+    if any("recipes/restoration.py" in words for words in shell_lines(page)):
+        pytest.importorskip("mlxtend", exc_type=ImportError)
     bring(page, home, make_llama)
     for language, text in blocks(page):
         if language == "bash":

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
-from mmtok.sources.base import Picture
+from mmtok.sources.base import Altered, Picture
 from mmtok.sources.image_files import open_image
 
 SAME_ASPECT = 0.01  # a smaller relative change of the aspect ratio is not visible
@@ -80,7 +80,7 @@ class ImagePreparation:
 
     def prepare(
         self,
-        picture: Picture | np.ndarray,
+        picture: Picture | Altered | np.ndarray,
         name: str,
         tally: Tally,
         height: int | None = None,
@@ -90,10 +90,14 @@ class ImagePreparation:
     ) -> np.ndarray:
         """A picture -> uint8 (height, width) or (height, width, 3); None keeps what it has.
 
-        What is no picture is returned as it is: the tokenizer refuses it.
+        What is no picture is returned as it is: the tokenizer refuses it. An `Altered` one is
+        changed last.
 
         Raises UserError for a picture of which a side is less than `least_side`.
         """
+        if isinstance(picture, Altered):
+            sizes = (height, width, channels, least_side)
+            return picture.change(self.prepare(picture.picture, name, tally, *sizes))
         if isinstance(picture, Picture):
             pixels = picture.pixels
             for what in picture.done:

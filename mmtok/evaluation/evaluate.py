@@ -14,6 +14,7 @@ from mmtok.commands.sample import NOTHING
 from mmtok.evaluation import images, jets, speech, text, vectors
 from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
+from mmtok.evaluation.restoration import restored_figures
 from mmtok.evaluation.speech_judged import judged_speech
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.io.files import remove_leftovers_of, write_text
@@ -32,6 +33,7 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     ("text", "speech"): speech.speech_from_text,
     ("speech", "text"): text.text_from_speech,
     ("text", "jets"): jets.jets_from_text,
+    ("image", "image"): restored_figures,
     (NOTHING, "image"): images.image_from_nothing,
     (NOTHING, "speech"): speech.speech_from_nothing,
     (NOTHING, "jets"): jets.jets_from_nothing,

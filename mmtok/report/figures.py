@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mmtok.errors import UserError
-from mmtok.report import images, jets, speech, text
+from mmtok.report import images, jets, restoration, speech, text
 from mmtok.report.curves import held_out_scores
 from mmtok.report.html import Markup, join, number, table, tag
 from mmtok.report.samples import not_there_yet, title_of
@@ -24,6 +24,7 @@ LABELS = {
     **text.LABELS,
     **speech.LABELS,
     **images.LABELS,
+    **restoration.LABELS,
     **jets.LABELS,
 }
 LOW = "_low"  # the ends of a figure's interval
@@ -33,6 +34,7 @@ HALVES = "_halves"  # what two halves of real signals stay below
 REMARKS = {
     "jets_from_text": jets.REMARK,
     "jets_from_nothing": jets.REMARK,
+    "image_from_image": restoration.REMARK,
     "score": (
         "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents"
         " is a Gaussian for each of a frame's numbers, or, where these are cells of an axis, a"

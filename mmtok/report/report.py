@@ -29,6 +29,7 @@ from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
 from mmtok.report.images import image_section
 from mmtok.report.jets import jet_section
+from mmtok.report.restoration import restoration_section
 from mmtok.report.samples import (
     Sample,
     find_samples,
@@ -54,6 +55,8 @@ SECTIONS: dict[str, SampleSection] = {
     "image": image_section,
     "jets": jet_section,
 }
+# name of a folder of samples -> how these are shown, where not as others of their modality
+TASK_SECTIONS: dict[str, SampleSection] = {"image_from_image": restoration_section}
 
 
 def write_report(run: Run, force: bool = False) -> Path:
@@ -168,12 +171,14 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
         return [
             part
             for m, prompts in prompts_of.items()
-            for part in (own_sections.get(m) or _section_of(m, prompts))(run, prompts)
+            for part in (own_sections.get(m) or _section_of(m, prompts, name))(run, prompts)
         ]
 
 
-def _section_of(modality: str, prompts: Mapping[str, Sequence[Sample]]) -> SampleSection:
-    """What shows samples of a modality; of one without a section, strings are texts."""
+def _section_of(modality: str, prompts: Mapping[str, Sequence[Sample]], name: str) -> SampleSection:
+    """What shows samples/NAME of a modality; of one without a section, strings are texts."""
+    if name in TASK_SECTIONS:
+        return TASK_SECTIONS[name]
     if modality in SECTIONS:
         return SECTIONS[modality]
     suffixes = {sample.path.suffix for samples in prompts.values() for sample in samples}

@@ -40,6 +40,7 @@ from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
 from mmtok.run.prompt_format import format_fields
 from mmtok.sources.base import Source
+from mmtok.sources.degraded import Degraded
 from mmtok.sources.fsdd import FSDD
 from mmtok.sources.handwritten import HandwrittenDigits
 from mmtok.sources.hub import HubTable
@@ -115,6 +116,7 @@ PackageSources = (
     | InterleavedFile
     | LinearGaussian
     | NeutrinoEvents
+    | Degraded
 )
 
 

@@ -48,6 +48,26 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
+class Altered:
+    """A raw picture that is changed once it has the size and the colours of its tokenizer.
+
+    So pixels are those that the model sees, however large the picture is in its file.
+
+    Attributes:
+        picture: as its source gives it.
+        change: a function of uint8 pixels (Y, X) or (Y, X, 3), which keeps their shape.
+    """
+
+    picture: Picture | np.ndarray
+    change: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The picture's."""
+        return getattr(self.picture, "name", "")
+
+
+@dataclass(frozen=True, eq=False)
 class Sound:
     """A raw clip, before it is prepared for a tokenizer.
 
