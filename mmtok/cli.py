@@ -22,6 +22,7 @@ from mmtok.commands.options import (
     Columns,
     Device,
     Folder,
+    Guidances,
     Infill,
     Layout,
     MaxEta,
@@ -283,16 +284,14 @@ def evaluate(
     run: RunFolder,
     *,
     force: Annotated[bool, Arg("compute again, even if evaluation.json exists")] = False,
+    guidance: Guidances = (),
     vocoder: OtherVocoder = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json.
-
-    Figures of speech say which vocoder spoke.
-    """
+    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json."""
     memory_budget.set_limit(max_memory)
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.io.overrides import leaves
@@ -302,7 +301,7 @@ def evaluate(
     def work(opened: Run) -> dict[str, Any]:
         if vocoder is not None:
             opened.take_vocoder(vocoder)
-        return evaluate_run(opened, force=force)
+        return evaluate_run(opened, force, guidance)
 
     figures = run_on_all_ranks(run, recipe, work, device, checkpoint) or {}
     for name, value in leaves(figures).items():

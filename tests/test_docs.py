@@ -66,6 +66,7 @@ SMALL_TOKENIZERS = {
         "image.quantizer.n_codes": 16,
         "image.autoencoder.width": 8,
     },
+    "recipes/pictures.py": {"tokenizers.image.steps": 5, "image.autoencoder.width": 8},
     "recipes/text.py": {"text.n_pieces": 300},
     "recipes/embed.py": {"image.steps": 5, "image.quantizer.n_codes": 16},
     "recipes/vocoder.py": {

@@ -46,6 +46,14 @@ OtherVocoder = Annotated[
         "RUN",
     ),
 ]
+Guidances = Annotated[
+    Sequence[float],
+    Arg(
+        "draw pictures by name under this guidance too, beside the recipe's; may be given several"
+        " times",
+        "G",
+    ),
+]
 Device = Annotated[
     str | None,
     Arg(

@@ -6,12 +6,14 @@ TASK_FIGURES is the table of what is measured of a task, by the modalities of it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from mmtok.commands.sample import NOTHING
+from mmtok.errors import UserError
 from mmtok.evaluation import images, jets, speech, text, vectors
+from mmtok.evaluation.completion import completed_figures
 from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.restoration import restored_figures
@@ -39,6 +41,8 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     (NOTHING, "jets"): jets.jets_from_nothing,
 }
 
+COMPLETABLE = (("text", "image"), (NOTHING, "image"))  # pictures whose upper halves are given, too
+
 
 def task_figures(run: Run) -> dict[tuple[str, ...], TaskFigures]:
     """TASK_FIGURES, with what the configs of the run's tokenizers bring along."""
@@ -62,8 +66,11 @@ def evaluated_tasks(run: Run) -> Iterator[tuple[TaskEvaluation, TaskFigures]]:
             yield evaluation, table[evaluation.modalities]
 
 
-def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
+def evaluate(run: Run, force: bool = False, guidances: Sequence[float] = ()) -> dict[str, Any]:
     """Compute every figure that the recipe's tasks have and write RUN/evaluation.json.
+
+    guidances: under which pictures by name are drawn too, beside the recipe's; what is there of
+    them is made anew.
 
     One of the same weights and vocoder is kept unless `force`. Its entry "weights" says after which
     step of how many the weights are, as `Run.trained` does; "vocoder", what spoke, of a run with
@@ -71,6 +78,7 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     """
     path = run.folder / "evaluation.json"
     remove_leftovers_of([path])
+    guided = _guided(run, guidances)
     if path.exists() and not force:
         figures = read_figures(path)
         if figures.get("weights") != run.trained:
@@ -79,12 +87,46 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
             print_status(f"{path} is of another vocoder, so it is made again")
         else:
             print_status(f"{path} stands")
-            return figures
+            return _with_guidance(run, figures, guided, guidances)
     run.lm  # noqa: B018 - fails here, not after the judges are trained, where there is no model
     # what is clipped was said when the sources were tokenised
     with counting(run.tokenizers.values(), quiet=True):
         figures = {"weights": run.trained, **_vocoder(run), **_figures(run)}
     write_text(path, json.dumps(figures, indent=1) + "\n")
+    return _with_guidance(run, figures, guided, guidances)
+
+
+def _guided(run: Run, guidances: Sequence[float]) -> list[TaskEvaluation]:
+    """The tasks that make pictures of names with guidance; [] where none is asked for.
+
+    Raises UserError where there is no such task.
+    """
+    if not guidances:
+        return []
+    for guidance in guidances:
+        run.sampling("image", guidance=guidance)  # raises for a value that is none
+    tasks = [TaskEvaluation(run, task) for task in run.recipe.tasks if task.cond_dropout]
+    found = [task for task in tasks if task.modalities == ("text", "image")]
+    if not found:
+        raise UserError(
+            f"--guidance: {run.folder} has no task text -> image that was trained with"
+            " cond_dropout; leave it out"
+        )
+    return found
+
+
+def _with_guidance(
+    run: Run,
+    figures: dict[str, Any],
+    tasks: Sequence[TaskEvaluation],
+    guidances: Sequence[float],
+) -> dict[str, Any]:
+    """The figures with those of guidances, TASK_guidance, which are written too."""
+    for task in tasks:
+        with counting(run.tokenizers.values(), quiet=True):
+            swept = images.guidance_figures(task, guidances)
+        figures = {**figures, f"{task.name}_guidance": swept}
+        write_text(run.folder / "evaluation.json", json.dumps(figures, indent=1) + "\n")
     return figures
 
 
@@ -99,6 +141,8 @@ def _figures(run: Run) -> dict[str, Any]:
         figures[task.name] = compute(task)
         if task.modalities[-1] == "speech":
             figures[task.name] |= _vocoder(run)
+        if task.modalities in COMPLETABLE:
+            figures |= completed_figures(task)
     figures |= judged_speech(run)
     print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)

@@ -22,6 +22,7 @@ from mmtok.io.terminal import print_status
 from mmtok.metrics.distance_tests import frechet_test, share_test
 from mmtok.metrics.images import (
     FITTED_ROWS,
+    ImageJudge,
     copied,
     frechet,
     of_one_size,
@@ -34,31 +35,77 @@ from mmtok.model.sampling import Sampled
 MAX_JUDGED = 5_000  # images that the classifier learns from; an SVM takes the square of them
 
 
+class Reality:
+    """Real images that a task's samples are held against, and a judge of what they show.
+
+    Attributes:
+        prompts: n_samples of the training images' names, equally many of each.
+    """
+
+    def __init__(self, task: TaskEvaluation):
+        self._task = task
+        names, images, all_names = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
+        self._training = _comparable(task, images)
+        self._heldout_names, self._heldout = task.examples("heldout")
+        classes = sorted(all_names)[:MAX_CLASSES]
+        self.prompts = [classes[i % len(classes)] for i in range(task.run.recipe.n_samples)]
+        self._names = names
+        self._all_names = all_names
+        self._judge: ImageJudge | None = None
+
+    def figures(self, sampled: Sequence[Sampled]) -> dict[str, float]:
+        """Do samples for `prompts` show what was asked for, and are they new?"""
+        task = self._task
+        figures, samples, round_trip = novelty(task, self._training, self._heldout, sampled)
+        judge = self._trained_judge()
+        if judge is None:
+            return figures
+        right = judge.right(samples, self.prompts)
+        right_heldout = judge.right(_comparable(task, self._heldout), self._heldout_names)
+        return {
+            "judge_accuracy": float(np.mean(right)),
+            **share_test(right, right_heldout).named("judge_accuracy"),
+            "judge_heldout": float(np.mean(right_heldout)),
+            "judge_round_trip": judge.accuracy(round_trip, self._heldout_names),
+            **figures,
+        }
+
+    def _trained_judge(self) -> ImageJudge | None:
+        """Trained when it is first asked for; None where no classifier can be."""
+        if self._judge is None:
+            chosen = _evenly_spread(len(self._training), MAX_JUDGED)
+            names = [self._names[i] for i in chosen]
+            if not can_be_classified(self._task, self._all_names, names):
+                return None
+            print_status("training the judge of images on real ones")
+            self._judge = train_image_judge([self._training[i] for i in chosen], names)
+        return self._judge
+
+
 def image_from_text(task: TaskEvaluation) -> dict[str, float]:
     """Do samples show what was asked for, and are they new?"""
-    names, images, all_names = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
-    images = _comparable(task, images)
-    heldout_names, heldout = task.examples("heldout")
-    classes = sorted(all_names)[:MAX_CLASSES]
-    prompts = [classes[i % len(classes)] for i in range(task.run.recipe.n_samples)]
-    sampled = task.sample(prompts)
-    task.save_samples(task.name, prompts, sampled)
-    figures, samples, round_trip = novelty(task, images, heldout, sampled)
-    chosen = _evenly_spread(len(images), MAX_JUDGED)
-    judged_names = [names[i] for i in chosen]
-    if not can_be_classified(task, all_names, judged_names):
-        return figures
-    print_status("training the judge of images on real ones")
-    judge = train_image_judge([images[i] for i in chosen], judged_names)
-    right = judge.right(samples, prompts)
-    right_heldout = judge.right(_comparable(task, heldout), heldout_names)
-    return {
-        "judge_accuracy": float(np.mean(right)),
-        **share_test(right, right_heldout).named("judge_accuracy"),
-        "judge_heldout": float(np.mean(right_heldout)),
-        "judge_round_trip": judge.accuracy(round_trip, heldout_names),
-        **figures,
-    }
+    reality = Reality(task)
+    sampled = task.sample(reality.prompts)
+    task.save_samples(task.name, reality.prompts, sampled)
+    return reality.figures(sampled)
+
+
+def guidance_figures(
+    task: TaskEvaluation, guidances: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """The same under each guidance, by its value as text; from the same random numbers.
+
+    More guidance shows the name better, and less of all that goes by it: accuracy and distance grow
+    together, and one chooses between them. Samples are in samples/NAME_guidance_VALUE.
+    """
+    reality = Reality(task)
+    found = {}
+    for guidance in guidances:
+        print_status(f"evaluating {task}, guidance {guidance:g}")
+        sampled = task.sample(reality.prompts, guidance=guidance)
+        task.save_samples(f"{task.name}_guidance_{guidance:g}", reality.prompts, sampled)
+        found[f"{guidance:g}"] = reality.figures(sampled)
+    return found
 
 
 def image_from_nothing(task: TaskEvaluation) -> dict[str, float]:

@@ -138,13 +138,16 @@ class TaskEvaluation:
 
     # ---- samples
 
-    def sample(self, inputs: Sequence[Any]) -> list[Sampled]:
-        """One sample for each input signal, with the recipe's sampling and seed."""
+    def sample(self, inputs: Sequence[Any], **changes: Any) -> list[Sampled]:
+        """One sample for each input signal, with the recipe's sampling and seed.
+
+        changes: of the sampling, see `Run.sampling`.
+        """
         modality = self.run.recipe.fields[self.target_field]
         segments = {self.input_field: self.input_tokenizer.encode_batch(inputs)}
         segments |= self._number_segments(self._numbers_for(inputs))
         rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
-        return self._sampled([self.run.prompt(row, modality) for row in rows])
+        return self._sampled([self.run.prompt(row, modality) for row in rows], **changes)
 
     def sample_examples(
         self, examples: Sequence[Mapping[str, Any]], **changes: Any

@@ -35,6 +35,9 @@ REMARKS = {
     "jets_from_text": jets.REMARK,
     "jets_from_nothing": jets.REMARK,
     "image_from_image": restoration.REMARK,
+    "image_from_text_completed": restoration.REMARK_COMPLETED,
+    "image_from_nothing_completed": restoration.REMARK_COMPLETED,
+    "image_from_text_guidance": restoration.REMARK_GUIDANCE,
     "score": (
         "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents"
         " is a Gaussian for each of a frame's numbers, or, where these are cells of an axis, a"

@@ -29,7 +29,7 @@ from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
 from mmtok.report.images import image_section
 from mmtok.report.jets import jet_section
-from mmtok.report.restoration import restoration_section
+from mmtok.report.restoration import completion_section, restoration_section
 from mmtok.report.samples import (
     Sample,
     find_samples,
@@ -56,7 +56,11 @@ SECTIONS: dict[str, SampleSection] = {
     "jets": jet_section,
 }
 # name of a folder of samples -> how these are shown, where not as others of their modality
-TASK_SECTIONS: dict[str, SampleSection] = {"image_from_image": restoration_section}
+TASK_SECTIONS: dict[str, SampleSection] = {
+    "image_from_image": restoration_section,
+    "image_from_text_completed": completion_section,
+    "image_from_nothing_completed": completion_section,
+}
 
 
 def write_report(run: Run, force: bool = False) -> Path:

@@ -1,18 +1,22 @@
-"""The report's section of restored pictures: what was given, draws, and the truth."""
+"""The report's sections of pictures restored or made whole: what was given, draws, the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
 
 from mmtok.data.image_preparation import read_image
+from mmtok.evaluation.completion import halves, held_out_examples
+from mmtok.evaluation.evaluate import COMPLETABLE
 from mmtok.evaluation.restoration import held_out
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.report.html import PNG_SIDE, Markup, tag, thumbnail
-from mmtok.report.samples import N_PROMPTS, Sample
+from mmtok.report.samples import Sample
 from mmtok.run.run import Run
+from mmtok.sources.degraded import GREY
 
 LABELS = {
     "n_draws": "draws of each picture",
@@ -31,29 +35,61 @@ LABELS = {
     "frechet_baseline": "the same of the degraded pictures",
 }
 REMARK = "Held-out pictures restored: draws of what may have been there."
+REMARK_COMPLETED = (
+    "Held-out pictures whose upper half was given; figures are of the lower half, and the baseline"
+    " is the mean of training pictures."
+)
+REMARK_GUIDANCE = (
+    "By guidance. More of it shows the name better and less of all that goes by it: take the least"
+    " distance among those that are named well enough."
+)
 
 
 def restoration_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup]:
     """Draws of held-out pictures, each row between what was given and the truth."""
-    task = _task(run)
+    (task,) = islice(_tasks(run, {("image", "image")}), 1)
     found = held_out(task)
-    pairs = zip(found.degraded, found.truth, strict=True)
+    given = "the picture as it was given, draws of what it may have been, the truth"
+    return _triptychs(found.degraded, prompts, found.truth, given)
+
+
+def completion_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup]:
+    """Pictures whose upper half was given, each row between this and the truth."""
+    (task,) = islice(_tasks(run, set(COMPLETABLE)), 1)
+    cut = halves(task)
+    truth = [example[task.target_field] for example in held_out_examples(task)]
+    known = []
+    for picture in truth:
+        upper = picture.copy()
+        if cut is not None:
+            upper[cut.n_pixels :] = GREY
+        known.append(upper)
+    given = "the upper half, which was given, draws that go on from it, the truth"
+    return _triptychs(known, prompts, truth, given)
+
+
+def _tasks(run: Run, wanted: set[tuple[str, ...]]) -> Iterator[TaskEvaluation]:
+    """The tasks of these modalities, as `evaluate` takes them."""
+    for task in map(partial(TaskEvaluation, run), run.recipe.tasks):
+        if task.modalities in wanted:
+            yield task
+
+
+def _triptychs(
+    given: Sequence[np.ndarray],
+    prompts: Mapping[str, list[Sample]],
+    truth: Sequence[np.ndarray],
+    what: str,
+) -> list[Markup]:
+    """Rows of pictures with the draws of their prompts; what: is said of a row."""
     rows = []
-    for (degraded, truth), samples in zip(pairs, islice(prompts.values(), N_PROMPTS), strict=False):
+    for known, samples, picture in zip(given, prompts.values(), truth, strict=False):
         draws = [read_image(sample.path) for sample in samples]
-        rows.append(triptych(degraded, draws, truth, "given"))
+        rows.append(triptych(known, draws, picture, "given"))
     return [
-        tag(
-            "p", "Each row: the picture as it was given, draws of what it may have been, the truth."
-        ),
-        tag("div", *rows, cls="prompts" + size_class(found.truth)),
+        tag("p", f"Each row: {what}."),
+        tag("div", *rows, cls="prompts" + size_class(truth)),
     ]
-
-
-def _task(run: Run) -> TaskEvaluation:
-    """The first task that makes pictures of pictures, as `evaluate` takes it."""
-    tasks = (TaskEvaluation(run, task) for task in run.recipe.tasks)
-    return next(task for task in tasks if task.modalities == ("image", "image"))
 
 
 def triptych(
