@@ -15,10 +15,11 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "pictures.py"
 SMALL = (
     "--trunk.depth 1 --trunk.width 32 --trunk.n_heads 2 --n_kv_heads 2 --feed_forward 32"
     " --train.steps 2 --batch_size 2 --log_every 1"
-    " --network.depth 1 --network.width 16 --network.n_heads 2"
-    " --tokenizers.image.steps 2 --autoencoder.width 16"
 )
-LATENTS = "--heads.image.steps 3 --ode_steps 2"
+LATENTS = (
+    "--heads.image.steps 3 --ode_steps 2 --tokenizers.image.steps 2 --autoencoder.width 16"
+    " --network.depth 1 --network.width 16 --network.n_heads 2"
+)
 CODES = [
     "--tokenizers.image",
     json.dumps(
@@ -29,11 +30,19 @@ CODES = [
             "channels": 3,
             "patch": 8,
             "quantizer": {"kind": "VQ", "n_codes": 16},
-            "autoencoder": {"kind": "StagedConv"},
+            "autoencoder": {"kind": "StagedConv", "width": 16},
+            "steps": 2,
         }
     ),
     "--heads.image",
-    json.dumps({"kind": "MaskedDiffusion", "steps": 4, "bound_draws": 2}),
+    json.dumps(
+        {
+            "kind": "MaskedDiffusion",
+            "network": {"depth": 1, "width": 16, "n_heads": 2},
+            "steps": 4,
+            "bound_draws": 2,
+        }
+    ),
 ]
 
 
@@ -65,7 +74,7 @@ def test_it_learns_draws_and_scores(words, side, kind, table, tmp_path, capsys):
     assert len(losses) == 2 and np.isfinite(losses).all()
     capsys.readouterr()
     assert main(["sample", str(run), "--prompt", "a red fox", "--to", "image", "-n", "2"]) == 0
-    paths = capsys.readouterr().out.split()
+    paths = capsys.readouterr().out.splitlines()
     assert [open_image(Path(path)).pixels.shape for path in paths] == [(side, side, 3)] * 2
     assert main(["score", str(run), paths[0], "--condition", "a red fox"]) == 0
     assert kind in capsys.readouterr().out
