@@ -6,8 +6,8 @@ Letters: N pictures, K draws of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,8 @@ N_SAVED = 12  # whose draws are written
 COMPLETED = "_completed"  # at the end of the name of figures and samples
 
 
-class Halves(NamedTuple):
+@dataclass(frozen=True)
+class Halves:
     """Where a picture of patches in rows is cut.
 
     Attributes:
@@ -86,8 +87,9 @@ def completed_figures(task: TaskEvaluation) -> dict[str, dict[str, float]]:
     draws = pictures.reshape(len(examples), N_DRAWS, *pictures.shape[1:])[:, :, cut.n_pixels :]
     truth = [example[task.target_field][cut.n_pixels :] for example in examples]
     training = random_subset((y for _, y in task.clean_rows()), FITTED_ROWS, task.seed)
-    mean = np.round(np.mean(np.stack(training), 0))[cut.n_pixels :]
-    errors = error_figures(truth, draws, [mean] * len(truth))
+    mean: np.ndarray = np.mean(np.stack(training), 0)
+    baseline = np.round(mean[cut.n_pixels :])
+    errors = error_figures(truth, draws, [baseline] * len(truth))
     covered = coverage_figures(truth, draws, task.seed)
     return {name: {"n": len(examples), "n_draws": N_DRAWS, **errors, **covered}}
 

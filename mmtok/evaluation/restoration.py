@@ -6,7 +6,7 @@ Letters: N pictures, K draws of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,7 +28,8 @@ N_SAVED_DRAWS = 4  # of each
 Pictures = Sequence[np.ndarray]
 
 
-class HeldOut(NamedTuple):
+@dataclass(frozen=True)
+class HeldOut:
     """Held-out pictures.
 
     Attributes:

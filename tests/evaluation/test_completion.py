@@ -10,6 +10,7 @@ from mmtok.errors import UserError
 from mmtok.evaluation import evaluate as room
 from mmtok.evaluation.completion import (
     N_DRAWS,
+    Halves,
     completed_figures,
     halves,
     held_out_examples,
@@ -51,7 +52,7 @@ def check_completed(run):
     """The upper half of every draw is the given one; figures and triptychs are there."""
     task = task_of(run)
     cut = halves(task)
-    assert cut == (8, 2)  # of 4 x 4 pixels
+    assert cut == Halves(8, 2)  # of 4 x 4 pixels
     examples = held_out_examples(task)
     sampled = run.draw(prompts_of(task, examples, cut), run.sampling("image"), 0)
     encoded = run.tokenizers["image"].encode_batch([e["image"] for e in examples])
