@@ -15,7 +15,8 @@ from mmtok.sources.degraded import Downsample
 from mmtok.sources.images import write_image
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "restoration.py"
-N, K = 40, 16
+N = 40
+K = 16
 
 
 @pytest.fixture
