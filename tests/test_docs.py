@@ -165,10 +165,16 @@ def home(tiny_data, tiny_copy, tmp_path, monkeypatch):
         shutil.copy(tiny_data / name, home)
     lines = [f"line {i}: {'abcde'[i % 5] * (i % 7)} and so on\n" for i in range(300)]
     (home / "my.txt").write_text("".join(lines))
-    for path in (ROOT / "tests" / "fifth").glob("*.py"):
+    for path in (ROOT / "examples").glob("*/*_*.py"):
         shutil.copy(path, home)
-    records = [f">p{i} {('helix', 'sheet')[i % 2]}\n{'AELKMVIYFT' * 2}\n" for i in range(40)]
+    records = [
+        f">{('helix', 'sheet')[i % 2]}\n{'AELKMVIYFT'[i % 7 :]}{'A' * i}\n" for i in range(40)
+    ]
     (home / "proteins.fasta").write_text("".join(records))
+    for name, n in (("weather", 900), ("begin", 30)):
+        rows = [f"{k},{k % 7},{k % 5 + 0.5}" for k in range(n)]
+        text = "\n".join(["time [s],level [m],flow [m3/s]", *rows])
+        (home / f"{name}.series.csv").write_text(text)
     monkeypatch.chdir(home)
     return home
 

@@ -401,7 +401,6 @@ ACROSS_ROOMS = {
     "test_bad_input_runs.py": "wrong recipes and runs, through every verb",
     "test_declared_sizes.py": "headers of files that declare too much",
     "test_docs.py": "the site and the README",
-    "test_fifth_modality.py": "a modality from outside the package",
     "test_gpu.py": "kernels, graphs and trainings on a GPU",
     "test_hostile_names.py": "names from files, wherever they become paths",
     "test_house.py": "this file",
@@ -410,6 +409,8 @@ ACROSS_ROOMS = {
     "test_refused_signals.py": "signals that a tokenizer refuses while a run tokenises",
     "test_trap_document.py": "one document through every room",
     "examples/test_notebooks.py": "the folder examples/notebooks",
+    "examples/test_proteins.py": "the folder examples/proteins",
+    "examples/test_series.py": "the folder examples/series",
     "train/test_host_waits.py": "steps that ask a device for no answer, through every room",
 }
 

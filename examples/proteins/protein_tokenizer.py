@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 from protein_figures import protein_from_text, protein_section
-from protein_reader import FASTA
+from protein_reader import FASTA, RESIDUES
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
-from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, fingerprint
-
-RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, checked_codes, fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,11 @@ class ProteinConfig(TokenizerConfig):
     residues: str = RESIDUES
 
     def build(self) -> "Protein":
+        """The tokenizer: nothing is learned."""
         return Protein(self)
 
     def load(self, folder: Path) -> "Protein":
+        """Open the tokenizer that was saved in `folder`."""
         return Protein.load(folder)
 
     def task_figures(self):
@@ -46,7 +46,7 @@ class ProteinConfig(TokenizerConfig):
 
 
 class Protein(Tokenizer):
-    """str <-> codes (T, 1): the number of each residue."""
+    """str <-> codes (T, 1): the number of each residue. Lossless."""
 
     config_type = ProteinConfig
 
@@ -59,6 +59,7 @@ class Protein(Tokenizer):
         )
 
     def encode(self, signal: str) -> Segment:
+        """Raises UserError for other letters."""
         wrong = set(signal) - set(self.config.residues)
         if wrong:
             raise UserError(
@@ -68,9 +69,12 @@ class Protein(Tokenizer):
         return Segment("protein", codes=codes[:, None])
 
     def decode(self, segment: Segment) -> str:
-        return "".join(self.config.residues[code] for code in segment.codes[:, 0])
+        """Codes (T, 1) -> T residues."""
+        codes = checked_codes(segment, self.signature)[:, 0]
+        return "".join(self.config.residues[code] for code in codes)
 
     def fidelity(self, signals) -> dict[str, float]:
+        """Optional: what `--check` and a run's log say of the round trip."""
         counts = Counter("".join(signals))
         return {
             "exact_share": float(np.mean([self.decode(self.encode(s)) == s for s in signals])),
