@@ -22,9 +22,10 @@ from mmtok.data.preparation import load_preparation
 from mmtok.errors import UserError
 from mmtok.io.messages import counted
 from mmtok.io.overrides import field_groups
-from mmtok.io.serialize import to_plain
+from mmtok.io.serialize import from_plain, to_plain
 from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import lines_text
+from mmtok.model.origin import Origin
 from mmtok.run.folder import NOTES, read_fidelity, read_notes
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
@@ -136,6 +137,7 @@ def describe_run(run: Run) -> str:
             *decoder,
             of_vocabulary,
             _training(folder, recipe, trained),
+            *_origin(folder),
             *_stages(run),
             *_notes(folder),
             *_fields(recipe),
@@ -159,6 +161,14 @@ def _training(folder: Path, recipe: Recipe, trained: bool) -> str:
     if header:
         text += f", in {header['precision']} on {header['device']}"
     return text
+
+
+def _origin(folder: Path) -> list[str]:
+    """What the training began with, where that was a run."""
+    origin = read_header(folder / "log.jsonl").get("start")
+    if not origin:
+        return []
+    return [f"  began with {from_plain(origin, Origin, 'start')}"]
 
 
 def _stages(run: Run) -> list[str]:

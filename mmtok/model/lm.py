@@ -37,6 +37,7 @@ from mmtok.model.architectures import ModelType
 from mmtok.model.condense import Condensed, condense
 from mmtok.model.embedder import Embedder, EmbeddingConfig
 from mmtok.model.frame_embedding import FrameEmbedding
+from mmtok.model.origin import Origin
 from mmtok.model.position_nll import PositionNLL
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
@@ -124,12 +125,16 @@ class LM(nn.Module):
     """One decoder over one vocabulary.
 
     `forward(batch)` gives the `PositionNLL` of every predicted position.
+
+    Attributes:
+        origin: the run that its first values were copied from, if any.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
+        self.origin: Origin | None = None
         signatures = vocabulary.signatures
         many = {m: s for m, s in signatures.items() if s.levels and not s.one_channel}
         _check_named("heads", config.heads, signatures, "modalities")

@@ -29,8 +29,8 @@ from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.run.changes import changed_fields, changes_text, extend_training, refused_changes
+from mmtok.run.finetune import copy_tokenizer
 from mmtok.run.folder import record_notes, training_has_begun
-from mmtok.run.grown import copy_tokenizer
 from mmtok.run.pretrained import load_start, resolve_start
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run

@@ -12,8 +12,8 @@ from pathlib import Path
 from mmtok.errors import UserError
 from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes, load_llama
 from mmtok.model.lm import LM
+from mmtok.run.finetune import check_start, load_run, starts_from_run
 from mmtok.run.folder import training_has_begun
-from mmtok.run.grown import check_start, load_run, starts_from_run
 from mmtok.run.recipe import Recipe, kinds_of, read_recipe
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder

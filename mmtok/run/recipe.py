@@ -150,7 +150,7 @@ class Recipe:
         n_samples: how many samples `evaluate` draws for each of its metrics.
         start: a checkpoint's folder or hub id, of an architecture in model/architectures.py. Its
             trunk and its text tokenizer replace the recipe's. Or a finished run's folder, whose
-            tokenizers and weights are taken; parameter tokens may be added (run/grown.py).
+            tokenizers and weights are taken; the recipe may add to them (run/finetune.py).
         prompt_format: how one text gives all inputs of a task, "{caption}, pt {pt_gev} GeV"; a
             prompt must match it exactly. "": texts are texts.
     """

@@ -35,6 +35,7 @@ from mmtok.io.filenames import inside
 from mmtok.io.files import digest, save_tensors
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import read_json
+from mmtok.model.origin import Origin
 from mmtok.train.distributed import SINGLE_PROCESS, Processes
 from mmtok.train.shards import Tensors, read_complete, write_shards
 
@@ -52,6 +53,7 @@ STATE = {
     "precision": str,
     "planned": tuple[tuple[STEP, STEP], ...],
     "window": tuple[dict[str, Any], ...],
+    "start": Origin,
 }
 NEEDED = ("step", "files", "sha256")  # what every state.json has
 

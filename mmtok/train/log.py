@@ -35,6 +35,7 @@ from mmtok.io.messages import counted
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import LM
+from mmtok.model.origin import Origin
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
 from mmtok.nn.transformer import Block, RoutedBlock
 from mmtok.nn.weight_decay import matrices
@@ -52,7 +53,7 @@ LINE = {
     "learning_rate": float,
     **dict.fromkeys(MEASURED, float),
 }
-HEADER = dict.fromkeys(("precision", "asked", "device"), str)
+HEADER = {**dict.fromkeys(("precision", "asked", "device"), str), "start": Origin}
 # of fields that a line lacks
 DEFAULTS: dict[str, Any] = {"loss": math.nan, "nats": {}, "positions_per_s": math.nan}
 MATRIX_SIZES = {"cpu": 1024, "cuda": 4096}

@@ -27,8 +27,10 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.feed import Feed
 from mmtok.data.loader import Batches
 from mmtok.errors import UserError
+from mmtok.io.serialize import from_plain, to_plain
 from mmtok.model.embedder import n_vectors
 from mmtok.model.lm import LM
+from mmtok.model.origin import Origin
 from mmtok.model.position_nll import loss_sums
 from mmtok.nn.compiled import missing_for_compile
 from mmtok.nn.device import Reading, sum_dtype
@@ -196,7 +198,14 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "processes": self.processes.world_size,
             "torch": torch.__version__,
+            **self._origin(),
         }
+
+    def _origin(self) -> dict:
+        """Which run's weights the decoder began with, where it did."""
+        if self.lm.origin is None:
+            return {}
+        return {"start": to_plain(self.lm.origin)}
 
     # ---- one step
 
@@ -418,6 +427,7 @@ class Trainer:
             "precision": self.precision,
             "planned": self.planned,
             "window": self.window,
+            **self._origin(),
         }
         return Checkpoint(tensors, state)
 
@@ -441,6 +451,8 @@ class Trainer:
             ) from None
         self.step = state["step"]
         self.window = state.get("window", [])
+        if "start" in state:
+            self.lm.origin = from_plain(state["start"], Origin, "start")
         planned = state.get("planned", self.planned)
         self.planned = replan(planned, self.step, self.config.steps)
         self.processes.on_rank0(lambda: tidy(self.folder, self.step))
