@@ -21,6 +21,8 @@ from mmtok.commands.options import (
     Collection,
     Columns,
     Device,
+    DropoutMembers,
+    Ensemble,
     Folder,
     Guidances,
     Infill,
@@ -46,6 +48,7 @@ from mmtok.commands.options import (
     SideB,
     Tests,
 )
+from mmtok.commands.score_verb import score
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.messages import counted
@@ -233,74 +236,35 @@ def sample(
         print_answer(path)
 
 
-def score(
-    run: RunFolder,
-    files: Annotated[
-        Sequence[str], Arg("files of any modality, folders of them, or words", "FILE")
-    ],
-    *,
-    condition: Annotated[Sequence[str], Arg("the condition: text, or a file", "PROMPT")] = (),
-    columns: Columns = None,
-    layout: Layout = None,
-    pt_unit: PtUnit = None,
-    collection: Collection = None,
-    min_pt_gev: MinPt = 0.0,
-    max_abs_eta: MaxEta = 0.0,
-    radius: Radius = 0.0,
-    puppi: Puppi = None,
-    device: Device = None,
-    checkpoint: Checkpoint = None,
-    recipe: RecipeFile = None,
-    max_memory: MaxMemory = None,
-) -> None:
-    """Print -log p of files or words: in nats and the customary unit per segment.
-
-    Each line says whether its figure is exact, a bound or an estimate. For continuous latents p is
-    a density of the standardised values, so nats may be negative.
-
-    Files of jets are read as the run's own were. Where the options say how (--layout, --columns,
-    ...), they alone count.
-    """
-    memory_budget.set_limit(max_memory)
-    from mmtok.commands.score import Scored, totals
-    from mmtok.commands.score import score as score_files
-    from mmtok.commands.signal_files import reading_options
-    from mmtok.run.distributed import run_on_all_ranks
-    from mmtok.run.run import Run
-
-    reading = reading_options(
-        columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
-    )
-
-    def work(opened: Run) -> list[Scored]:
-        return score_files(opened, files, condition, reading)
-
-    rows = run_on_all_ranks(run, recipe, work, device, checkpoint) or []
-    for row in [*rows, *totals(rows)]:
-        print_answer(row)
-
-
 def evaluate(
     run: RunFolder,
     *,
     force: Annotated[bool, Arg("compute again, even if evaluation.json exists")] = False,
     guidance: Guidances = (),
+    ensemble: Ensemble = (),
+    dropout_members: DropoutMembers = 0,
     vocoder: OtherVocoder = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json."""
+    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json.
+
+    With --ensemble or --dropout_members likelihoods and classes are those of all members together;
+    samples are the run's own.
+    """
     memory_budget.set_limit(max_memory)
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.io.overrides import leaves
     from mmtok.run.distributed import run_on_all_ranks
+    from mmtok.run.ensemble import take_ensemble
     from mmtok.run.run import Run
 
     def work(opened: Run) -> dict[str, Any]:
         if vocoder is not None:
             opened.take_vocoder(vocoder)
+        take_ensemble(opened, ensemble, dropout_members)
         return evaluate_run(opened, force, guidance)
 
     figures = run_on_all_ranks(run, recipe, work, device, checkpoint) or {}

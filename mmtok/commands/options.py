@@ -62,6 +62,13 @@ Device = Annotated[
         "DEVICE",
     ),
 ]
+Ensemble = Annotated[
+    Sequence[Path],
+    Arg("another run of the same vocabulary, whose probabilities are averaged with RUN's", "RUN"),
+]
+DropoutMembers = Annotated[
+    int, Arg("average probabilities over so many dropout masks of each run; 0: no dropout", "N")
+]
 Checkpoint = Annotated[
     int | None,
     Arg(

@@ -14,10 +14,8 @@ from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density
 from mmtok.errors import UserError
 from mmtok.heads.base import Kind
-from mmtok.model.likelihood import LogLikelihood
+from mmtok.model.likelihood import KINDS, LogLikelihood
 from mmtok.run.run import Run
-
-KINDS = ("exact", "bound", "estimate")  # the least certain last
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmtok.commands.sample import NOTHING
 from mmtok.errors import UserError
-from mmtok.evaluation import images, jets, speech, text, vectors
+from mmtok.evaluation import classification, images, jets, speech, text, vectors
 from mmtok.evaluation.completion import completed_figures
 from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
@@ -36,6 +36,7 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     ("speech", "text"): text.text_from_speech,
     ("text", "jets"): jets.jets_from_text,
     ("image", "image"): restored_figures,
+    ("jets", "text"): classification.class_figures,
     (NOTHING, "image"): images.image_from_nothing,
     (NOTHING, "speech"): speech.speech_from_nothing,
     (NOTHING, "jets"): jets.jets_from_nothing,
@@ -74,7 +75,7 @@ def evaluate(run: Run, force: bool = False, guidances: Sequence[float] = ()) -> 
 
     One of the same weights and vocoder is kept unless `force`. Its entry "weights" says after which
     step of how many the weights are, as `Run.trained` does; "vocoder", what spoke, of a run with
-    speech.
+    speech; "members", what else scored, of an ensemble.
     """
     path = run.folder / "evaluation.json"
     remove_leftovers_of([path])
@@ -85,6 +86,8 @@ def evaluate(run: Run, force: bool = False, guidances: Sequence[float] = ()) -> 
             print_status(f"{path} is of other weights, so it is made again")
         elif figures.get("vocoder", "") != run.vocoder:
             print_status(f"{path} is of another vocoder, so it is made again")
+        elif figures.get("members", {}) != run.members:
+            print_status(f"{path} is of another ensemble, so it is made again")
         else:
             print_status(f"{path} stands")
             return _with_guidance(run, figures, guided, guidances)
@@ -92,6 +95,8 @@ def evaluate(run: Run, force: bool = False, guidances: Sequence[float] = ()) -> 
     # what is clipped was said when the sources were tokenised
     with counting(run.tokenizers.values(), quiet=True):
         figures = {"weights": run.trained, **_vocoder(run), **_figures(run)}
+    if run.members:
+        figures["members"] = run.members
     write_text(path, json.dumps(figures, indent=1) + "\n")
     return _with_guidance(run, figures, guided, guidances)
 

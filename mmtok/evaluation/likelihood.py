@@ -124,10 +124,10 @@ def _n_scored(run: Run, task: Task) -> int:
 
 def _nll(run: Run, documents: Sequence[Document], lm: LM | None = None) -> float:
     """-log p of the documents' last segments, in nats. lm: by default the run's own."""
-    return sum(map(_last_nll, run.score_documents(documents, lm)))
+    return sum(map(last_nll, run.score_documents(documents, lm)))
 
 
-def _last_nll(scored: LogLikelihood) -> float:
+def last_nll(scored: LogLikelihood) -> float:
     """-log p of a document's last segment, in nats."""
     nll = scored.nats[-1]
     assert nll is not None, "the last segment is predicted"
@@ -296,6 +296,6 @@ def zero_shot(task: TaskEvaluation) -> dict[str, float]:
         for image in encoded_images
     ]
     scores = task.run.score_documents(documents, group_size=max(1, len(rows)))
-    nll = np.array([_last_nll(scored) for scored in scores]).reshape(len(captions), len(rows))
+    nll = np.array([last_nll(scored) for scored in scores]).reshape(len(captions), len(rows))
     right = [captions[k] == true for k, (true, _) in zip(nll.argmin(0), rows, strict=True)]
     return {"accuracy": float(np.mean(right)), "n": len(rows)}

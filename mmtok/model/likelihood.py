@@ -11,7 +11,9 @@ from mmtok.core.batch import pack, plan_rows
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
-from mmtok.model.lm import LM, evaluating
+from mmtok.model.lm import LM, evaluating, trunk_dropout
+
+KINDS = ("exact", "bound", "estimate")  # the least certain last
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def score(
     positions_per_batch: int = 16_384,
     on_scored: Callable[[int], None] = lambda n: None,
     seed: int = 0,
+    dropout_seed: int | None = None,
 ) -> list[LogLikelihood]:
     """Score documents in packed rows.
 
@@ -52,12 +55,13 @@ def score(
     the same scores, and batches draw independently, so that errors average out.
 
     on_scored: called with the number of documents scored since the last call.
+    dropout_seed: of the trunk's dropout masks; None: without dropout.
 
     Raises UserError for a document without segments, for a predicted modality that is input-only,
     and for a score of NaN or minus infinity, naming the modality. Infinity is allowed: the model
     rules the document out.
     """
-    scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored, seed)
+    scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored, seed, dropout_seed)
     return [scored[i] for i in range(len(documents))]
 
 
@@ -69,6 +73,7 @@ def score_part(
     positions_per_batch: int = 16_384,
     on_scored: Callable[[int], None] = lambda n: None,
     seed: int = 0,
+    dropout_seed: int | None = None,
 ) -> dict[int, LogLikelihood]:
     """Part k of n of what `score` gives, bit for bit, by the documents' numbers.
 
@@ -88,7 +93,7 @@ def score_part(
     nats: dict[int, np.ndarray] = {}
     for start in range(k * per_batch, len(rows), n * per_batch):
         chunk = rows[start : start + per_batch]
-        with evaluating(lm):
+        with evaluating(lm), trunk_dropout(lm, dropout_seed, start):
             batch = pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)
             total = lm(batch, seed=seed + start).total.cpu().double().numpy()
         for r, row in enumerate(chunk):
@@ -107,6 +112,25 @@ def score_part(
         )
         for i, mine in nats.items()
     }
+
+
+def mixture(members: Sequence[Sequence[LogLikelihood]]) -> list[LogLikelihood]:
+    """Likelihoods of documents under K members -> those of their mixture, p = mean_k p_k.
+
+    Of several segments, p(s_1 .. s_j) = mean_k p_k(s_1 .. s_j). A mean of lower bounds of p is one.
+    """
+    return [_mixed(scored) for scored in zip(*members, strict=True)]
+
+
+def _mixed(members: Sequence[LogLikelihood]) -> LogLikelihood:
+    nats = np.array([[x or 0.0 for x in each.nats] for each in members])  # (K, segments)
+    summed = np.cumsum(nats, 1)
+    joint = np.log(len(members)) - np.logaddexp.reduce(-summed, 0)
+    steps = np.diff(joint, prepend=0.0)
+    asked = [x is not None for x in members[0].nats]
+    kind = max((each.kind for each in members), key=KINDS.index)
+    mixed = tuple(float(x) if yes else None for x, yes in zip(steps, asked, strict=True))
+    return LogLikelihood(mixed, members[0].frames, kind)
 
 
 def last_nats(
@@ -154,7 +178,7 @@ def _kind(lm: LM, document: Document) -> str:
         for s, predicted in zip(document.segments, document.predict, strict=True)
         if s is not None and predicted
     ]
-    return max(kinds, key=("exact", "bound", "estimate").index, default="exact")
+    return max(kinds, key=KINDS.index, default="exact")
 
 
 def _n_frames(segment: Segment | None) -> int:

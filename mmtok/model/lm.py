@@ -580,3 +580,21 @@ def evaluating(lm: LM) -> Iterator[None]:
             yield
     finally:
         lm.train(training)
+
+
+@contextmanager
+def trunk_dropout(lm: LM, seed: int | None, place: int = 0) -> Iterator[None]:
+    """Dropout in the trunk alone, whose masks the seed and the batch's place decide; None: none.
+
+    A mask is a draw of the weights' posterior (Gal and Ghahramani 2016, arXiv 1506.02142).
+    """
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((seed << 32) + place)
+        lm.model.train()
+        try:
+            yield
+        finally:
+            lm.model.eval()

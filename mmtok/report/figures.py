@@ -62,6 +62,7 @@ def figure_section(run: Run) -> list[Markup]:
     figures = read_figures(path)
     weights = figures.pop("weights", None)
     figures.pop("vocoder", None)  # each table of sound says it
+    figures.pop("members", None)  # and each of classes who was asked
     blocks = []
     for name, values in figures.items():
         remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []

@@ -24,6 +24,7 @@ from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.serialize import read_json_as
 from mmtok.io.terminal import print_status
 from mmtok.report import html, plots
+from mmtok.report.classification import classification_charts
 from mmtok.report.curves import training_section
 from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
@@ -158,7 +159,8 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     folder = inside(run.folder / "samples", name)
     readings = inside(run.folder / "samples", f"{name}.json")
     if readings.exists():
-        return reading_section(run, name, read_json_as(readings, tuple[Reading, ...]))
+        rows = read_json_as(readings, tuple[Reading, ...])
+        return [*classification_charts(run, name), *reading_section(run, name, rows)]
     prompts_of: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     own_sections = _own_sections(run)
     target = name.partition("_from_")[0]

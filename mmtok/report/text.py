@@ -17,6 +17,11 @@ MIN_ROWS = 10  # of a table that stands beside others
 
 LABELS = {
     "accuracy": "read as their name says",
+    "cross_entropy": "-log p of the true class, nats",
+    "ece": "expected calibration error",
+    "brier": "mean squared error of p",
+    "ensemble": "runs whose p is averaged with this one's",
+    "dropout_members": "dropout masks of each",
     "unseen_voice_word_error_rate": "word error rate, unseen voices",
 }
 

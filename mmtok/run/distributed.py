@@ -160,7 +160,7 @@ class SharedRun(Run):
         """As `Run.score_documents`; shared for the trained and the untrained decoder."""
         untrained = lm is not None and lm is not self.lm
         can_share = lm is None or lm is self.lm or _same(lm, self.untrained_lm)
-        if not documents or group_size is not None or not can_share:
+        if not documents or group_size is not None or not can_share or self.mixture is not None:
             return super().score_documents(documents, lm, group_size)
         message = ScoreDocuments(documents, untrained)
         return self._shared(message, len(documents), "score", "documents")

@@ -15,7 +15,7 @@ RUN/recipe.json        the recipe, with all fields
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -57,6 +57,9 @@ from mmtok.tokenizers.other_vocoder import vocoder_name, with_vocoder
 from mmtok.train.checkpoint import Checkpoint, kept_weights, load_weights
 from mmtok.train.checks import check_guidance
 
+# of documents, with the size of groups as `Run.score_documents` takes it
+Mixture = Callable[[Sequence[Document], int | None], list[LogLikelihood]]
+
 SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
 
 
@@ -72,6 +75,8 @@ class Run:
         device: of the decoder; by default the best there is. Tokenizers stay on the CPU.
         step: of the checkpoint whose weights are used. None is the finished run, or the newest
             sound checkpoint while it is not finished.
+        members: what scores with it, in words and numbers, see `mmtok.run.ensemble`.
+        mixture: gives the scores of all members together, where there are any.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Run:
         self.recipe = recipe
         self.step = step
         self.device = device or resolve_device()
+        self.members: Mapping[str, Any] = {}
+        self.mixture: Mixture | None = None
         self._noted: dict[str, set] = {}  # source -> what was noted of its preparation
 
     @cached_property
@@ -493,6 +500,8 @@ class Run:
                 several conditions can be compared. By default no two documents share them, so
                 their errors average out.
         """
+        if lm is None and self.mixture is not None:
+            return self.mixture(documents, group_size)
         lm = lm or self.lm
         predicted = _predicted_modalities(documents)
         random_kinds = {"estimate"}

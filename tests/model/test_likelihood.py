@@ -15,7 +15,7 @@ from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
-from mmtok.model.likelihood import score
+from mmtok.model.likelihood import LogLikelihood, mixture, score
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -255,3 +255,18 @@ def test_scoring_leaves_the_model_in_its_mode_whatever_happens(vocabulary, segme
     lm.eval()
     score(lm, [text])
     assert not lm.training
+
+
+def test_a_mixture_is_the_mean_of_probabilities_segment_by_segment():
+    p = np.array([[[0.5, 0.2], [0.1, 0.9]], [[0.3, 0.4], [0.6, 0.1]]])  # member, document, segment
+    members = [
+        [LogLikelihood((None, *-np.log(row)), (3, 1, 2), kind) for row in rows]
+        for rows, kind in zip(p, ("exact", "bound"), strict=True)
+    ]
+    for d, mixed in enumerate(mixture(members)):
+        assert mixed.nats[0] is None and mixed.kind == "bound" and mixed.frames == (3, 1, 2)
+        joint = p[:, d].prod(1).mean()
+        assert math.exp(-mixed.nats[1]) == pytest.approx(p[:, d, 0].mean())
+        assert math.exp(-mixed.total) == pytest.approx(joint)
+    same = mixture([members[0], members[0]])
+    assert [each.total for each in same] == pytest.approx([each.total for each in members[0]])

@@ -44,7 +44,8 @@ def ids_of(vocabulary, modalities):
 
 
 def test_every_id_goes_where_it_means_the_same():
-    old, new = Vocabulary(OLD), Vocabulary(NEW)
+    old = Vocabulary(OLD)
+    new = Vocabulary(NEW)
     where = {first + k: begin + k for first, begin, n in id_blocks(old, new) for k in range(n)}
     mine = ids_of(new, old.signatures)
     theirs = ids_of(old, old.signatures)

@@ -126,7 +126,8 @@ def test_new_ids_leave_scores_of_old_ones(first, tagging):
     before = build.Run(out, recipe, torch.device("cpu")).untrained()
     load_run(before, recipe)
     document = Document(tuple(first.encode("text", ["to be or not"])), (True,))
-    [old], [new] = score(first.lm, [document]), score(before, [document])
+    [old] = score(first.lm, [document])
+    [new] = score(before, [document])
     assert new.total == pytest.approx(old.total, rel=1e-6)
 
 
