@@ -12,7 +12,7 @@ from typing import Any
 
 from mmtok.commands.sample import NOTHING
 from mmtok.errors import UserError
-from mmtok.evaluation import classification, images, jets, speech, text, vectors
+from mmtok.evaluation import classification, cleaning, images, jets, speech, text, vectors
 from mmtok.evaluation.completion import completed_figures
 from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
@@ -37,6 +37,7 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     ("text", "jets"): jets.jets_from_text,
     ("image", "image"): restored_figures,
     ("jets", "text"): classification.class_figures,
+    ("jets", "jets"): cleaning.cleaning_figures,
     (NOTHING, "image"): images.image_from_nothing,
     (NOTHING, "speech"): speech.speech_from_nothing,
     (NOTHING, "jets"): jets.jets_from_nothing,

@@ -25,6 +25,7 @@ from mmtok.io.serialize import read_json_as
 from mmtok.io.terminal import print_status
 from mmtok.report import html, plots
 from mmtok.report.classification import classification_charts
+from mmtok.report.cleaning import cleaning_charts
 from mmtok.report.curves import training_section
 from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
@@ -158,6 +159,8 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     """
     folder = inside(run.folder / "samples", name)
     readings = inside(run.folder / "samples", f"{name}.json")
+    if charts := cleaning_charts(run, name):
+        return charts
     if readings.exists():
         rows = read_json_as(readings, tuple[Reading, ...])
         return [*classification_charts(run, name), *reading_section(run, name, rows)]

@@ -10,6 +10,7 @@ from mmtok.metrics.intervals import (
     mean_estimate,
     paired_difference,
     ratio_estimate,
+    width_estimate,
 )
 
 
@@ -57,3 +58,12 @@ def test_sets_of_different_signals(rng):
     apart = mean_difference(rng.normal(1, 1, 200), rng.normal(0, 1, 300))
     assert 0.6 < apart.low < 1 < apart.high < 1.4 and apart.n == 200
     assert np.isnan(mean_difference([], [1.0]).value)
+
+
+def test_a_width_is_that_of_the_middle_of_the_values(rng):
+    values = rng.normal(5, 2, 2000)
+    found = width_estimate(values)
+    assert found.low < 2 * 0.9945 < found.high  # a normal one's half of 68 %
+    far = np.concatenate((values, [1e9] * 20))
+    assert width_estimate(far).value == pytest.approx(found.value, rel=0.05)
+    assert width_estimate([3.0]).named("x") == {"x": 0.0} and width_estimate([]).n == 0
