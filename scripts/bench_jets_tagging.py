@@ -1,4 +1,4 @@
-"""Tagging of jets, top against quark: from scratch and from a run that learned jets unlabelled.
+"""Tagging of jets from scratch and from a run of unlabelled ones, and jets that are unusual.
 
     python scripts/bench_jets_tagging.py FOLDER          train what is missing, measure, print
     python scripts/bench_jets_tagging.py FOLDER --table  print what is measured already
@@ -6,15 +6,20 @@
 `pretrained` learns p(jet) of 13,500 gluon, quark and top jets without their names. The others read
 a jet and write its name: 500 jets (250 a class) or 13,500 with three names, from scratch or by
 `start=pretrained`. All are tested on the same held-out jets, which no run has read. Steps and
-learning rates were fixed before anything was measured. FOLDER/data keeps the jets.
+learning rates were fixed before an AUC was measured. FOLDER/data keeps the jets.
+
+`usual` learns gluon and quark jets alone. W and Higgs jets, which no run has read, are found among
+held-out gluon and quark jets by its likelihood, by how typical that is, and by its ratio to that of
+`pretrained`, which knows top jets too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ import numpy as np
 import torch
 from timed import SPENT, cpu_minutes
 
+from mmtok.commands.anomaly import unusual
 from mmtok.data.tasks import Task
 from mmtok.evaluation.classification import Classified, classify
 from mmtok.evaluation.task import TaskEvaluation
@@ -33,24 +39,30 @@ from mmtok.run.build import start_run, train
 from mmtok.run.ensemble import take_ensemble
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
+from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.pythia import PythiaJets
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SEEDS = (0, 1, 2)
 FEW = PythiaJets(classes=("quark", "top"), n_per_class=2250, n_heldout=2000, processes=1)
 ALL = PythiaJets(processes=1)
-STEPS = {"pretrained": 800, "few": 150, "all": 500}
-RATES = {"scratch": 1e-3, "start": 5e-4}
+USUAL = PythiaJets(classes=("gluon", "quark"), processes=1)
+STRANGE = PythiaJets(classes=("W", "Higgs"), n_per_class=1010, n_heldout=1000, processes=1)
+UNLABELLED = {"pretrained": ALL, "usual": USUAL}
+N_SCORED = 1000  # jets of each class that are looked for, or are usual
+STEPS = {"pretrained": 1500, "usual": 1500, "few": 300, "all": 500}
+RATES = {"scratch": 1e-3, "start": 1e-3}
 N_MASKS = 8
 ENSEMBLES = {f"{n}-{b}": [f"{n}-{b}-{s}" for s in SEEDS] for n in ("few", "all") for b in RATES}
-RUNS = ("pretrained", *(member for members in ENSEMBLES.values() for member in members))
+RUNS = (*UNLABELLED, *(member for members in ENSEMBLES.values() for member in members))
 
 
 def tagger(name: str, folder: Path) -> Recipe:
     """The recipe of a run by its name: pretrained, or few-scratch-0, all-start-2."""
-    if name == "pretrained":
+    if name in UNLABELLED:
         recipe = load_recipe(RECIPES / "jets.py", ["--path", "unused"])
-        recipe = replace(recipe, name=name, sources=(ALL,), tasks=(Task((), ("jets",)),))
+        source = UNLABELLED[name]
+        recipe = replace(recipe, name=name, sources=(source,), tasks=(Task((), ("jets",)),))
         return _sized(recipe, STEPS[name], 1e-3, 0)
     labels, begin, seed = name.split("-")
     source = {"few": FEW, "all": ALL}[labels]
@@ -133,8 +145,10 @@ def measure(folder: Path, names: Sequence[str]) -> None:
     results: dict[str, Any] = {}
     for name in names:
         run = trained(name, folder)
-        minutes = json.loads((folder / name / SPENT).read_text())
-        if name == "pretrained":
+        minutes = None  # not known where a training was interrupted
+        if (folder / name / SPENT).exists():
+            minutes = json.loads((folder / name / SPENT).read_text())
+        if name in UNLABELLED:
             results[name] = {"minutes": minutes}
             continue
         kept[name] = classified(run, [], 0)
@@ -154,7 +168,35 @@ def measure(folder: Path, names: Sequence[str]) -> None:
         if None not in pair:
             gain = auc_difference(*(top_against_quark(found) for found in pair if found))
             results[f"few, start less scratch, seed {seed}"] = gain.named("auc")
+    if "usual" in names:
+        results |= strange_figures(folder)
     write_text(folder / "tagging.json", json.dumps(results, indent=1))
+
+
+def strange_figures(folder: Path) -> dict[str, Any]:
+    """How well each score of `mmtok score --anomaly` finds W and Higgs jets."""
+    run = trained("usual", folder)
+    against = trained("pretrained", folder)
+    found = {}
+    for source in (USUAL, STRANGE):
+        for name in source.classes:
+            path = folder / f"{name}.npz"
+            write_jets(path, list(islice(_held_out(source, name, folder), N_SCORED)))
+            found[name] = unusual(run, [str(path)], against=against)
+    usual = found["gluon"] + found["quark"]
+    results = {}
+    for name in STRANGE.classes:
+        for score in usual[0].scores:
+            a = np.array([each.scores[score] for each in usual])
+            b = np.array([each.scores[score] for each in found[name]])
+            results[f"{name} among gluon and quark, {score}"] = auc_estimate(a, b).named("auc")
+    return results
+
+
+def _held_out(source: PythiaJets, name: str, folder: Path) -> Iterator[np.ndarray]:
+    for example in source.examples("heldout", folder / "data"):
+        if example["caption"] == f"{name} jet":
+            yield example["jets"]
 
 
 def print_table(folder: Path) -> None:
@@ -171,7 +213,7 @@ def print_table(folder: Path) -> None:
 
 
 def _shown(found: Mapping[str, Any], key: str) -> str:
-    if key not in found:
+    if found.get(key) is None:
         return "-"
     return f"{found[key]:.3f}"
 
