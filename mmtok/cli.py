@@ -347,8 +347,8 @@ def tokenize(
     files: Annotated[
         Sequence[Path],
         Arg(
-            "files of one signal or of many jets each; a folder stands for all in it; none for a"
-            " run",
+            "files of one signal or of many jets each; a folder stands for all in it, - for"
+            " standard input; none for a run",
             "FILE",
         ),
     ] = (),
@@ -414,6 +414,7 @@ def tokenize(
     layout. With --shard or --ray a cluster shares the work, and `mmtok train` goes on from there.
     """
     memory_budget.set_limit(max_memory)
+    from mmtok.commands.piped import spooled
     from mmtok.commands.signal_files import reading_options
     from mmtok.commands.tokenize import How, needed_out, tokenize_files, tokenize_run
     from mmtok.nn.device import stay_on_cpu
@@ -436,16 +437,19 @@ def tokenize(
         return
     out = needed_out(out)
     how = How(out.endswith("/"), shard, workers, ray, check)
-    done = tokenize_files(
-        modality, files, Path(out), tokenizer, prepare, allow_clipping, recipe, reading, how
-    )
+    with spooled(files) as there:
+        done = tokenize_files(
+            modality, there, Path(out), tokenizer, prepare, allow_clipping, recipe, reading, how
+        )
     print_answer_lines(done.summary())
 
 
 def detokenize(
     tokens: Annotated[Path, Arg("a token file", "TOKENS")],
     *,
-    out: Annotated[Path, Arg("the folder for the files", "DIR", "-o")],
+    out: Annotated[
+        Path, Arg("the folder for the files; - writes the one there is to stdout", "DIR", "-o")
+    ],
     tokenizer: Folder = None,
     vocoder: OtherVocoder = None,
     recipe: OwnTokenizers = None,
@@ -458,10 +462,14 @@ def detokenize(
     it, the name of the field and the number of the row.
     """
     memory_budget.set_limit(max_memory)
-    from mmtok.commands.detokenize import detokenize_file
+    from mmtok.commands.detokenize import detokenize_file, detokenize_to_stdout
+    from mmtok.commands.piped import PIPE
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
+    if out == PIPE:
+        detokenize_to_stdout(tokens, tokenizer, recipe, vocoder)
+        return
     paths = detokenize_file(tokens, out, tokenizer, recipe, vocoder)
     print_answer(f"{counted(len(paths), 'file')} in {out}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmtok.commands.piped import check_stdout
 from mmtok.commands.signal_files import configs_of, files_of, tokenizer_in, write_signal
 from mmtok.core.segment import Signature
 from mmtok.data.mapped import width_of
 from mmtok.data.tokens import TokenFile, groups, read_tokens
 from mmtok.errors import UserError
+from mmtok.io import terminal
 from mmtok.io.filenames import file_names, inside, is_name, tree_names
 from mmtok.io.files import check_folder_fits, remove_leftovers_of
 from mmtok.io.progress import Progress
@@ -34,6 +37,7 @@ def detokenize_file(
     tokenizer: Path | None = None,
     recipe_file: Path | None = None,
     vocoder: Path | None = None,
+    most: int | None = None,
 ) -> list[Path]:
     """Decode every field of a token file into `out`, a file for each row; return the paths.
 
@@ -42,8 +46,8 @@ def detokenize_file(
     signals (jets), those of one file are one file again. Names are made safe and distinct
     (`file_names`), and nothing is written outside `out`.
 
-    Raises UserError if a field was made by another tokenizer, and if a file of such a name exists:
-    it may be the one that the tokens were made from.
+    Raises UserError if a field was made by another tokenizer, if a file of such a name exists (it
+    may be the one that the tokens were made from), and for more files than `most`.
 
     Args:
         tokens: the token file.
@@ -53,6 +57,7 @@ def detokenize_file(
         recipe_file: a recipe whose tokenizers are taken instead of the defaults; they may be of
             modalities from outside the package.
         vocoder: what speech is heard with instead of its tokenizer's own, see `with_vocoder`.
+        most: files, None any number.
     """
     check_folder_fits(out)
     file = read_tokens(tokens)
@@ -63,12 +68,42 @@ def detokenize_file(
     stems = {
         name: _stems(file, name, files_of(used.config), out) for name, used in tokenizers.items()
     }
+    if most is not None:
+        _check_number(file, stems, most)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in file.fields:
         with Progress(f"detokenize {name}", len(file), "rows") as progress:
             paths += _decode_field(file, name, tokenizers[name], stems[name], progress)
     return paths
+
+
+def detokenize_to_stdout(
+    tokens: Path,
+    tokenizer: Path | None = None,
+    recipe_file: Path | None = None,
+    vocoder: Path | None = None,
+) -> None:
+    """Write the one file that a token file stands for to standard output; see `detokenize_file`.
+
+    Raises UserError as that does, for tokens of several files, and for a terminal.
+    """
+    check_stdout()
+    with tempfile.TemporaryDirectory(prefix="mmtok-") as folder:
+        paths = detokenize_file(tokens, Path(folder), tokenizer, recipe_file, vocoder, most=1)
+        for path in paths:
+            terminal.write_raw(path.read_bytes())
+
+
+def _check_number(file: TokenFile, stems: Mapping[str, Sequence[Path]], most: int) -> None:
+    """Raise UserError where the rows of all fields are more files than `most`."""
+    found = {
+        (name, stems[name][row]) for name in file.fields for row in np.flatnonzero(file.has(name))
+    }
+    if len(found) > most:
+        raise UserError(
+            f"{file.path}: stands for {len(found):,} files, and -o - is for one; name a folder"
+        )
 
 
 def _take_vocoder(file: TokenFile, tokenizers: dict[str, Tokenizer], vocoder: Path) -> None:

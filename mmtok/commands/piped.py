@@ -1,0 +1,66 @@
+"""Pipes in the place of files: `-` among those that are read, and as the one that is written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmtok.errors import UserError
+from mmtok.io import terminal
+
+PIPE = Path("-")
+STDIN = "stdin"  # the name of what comes from there
+
+
+@contextmanager
+def spooled(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """The files, each that is a pipe replaced by one that holds what came out of it.
+
+    Headers are looked at before signals are read, and a pipe can be read once. `-` is standard
+    input. The copies are removed at the end.
+
+    Raises UserError where standard input is a terminal.
+    """
+    if not any(map(is_pipe, files)):
+        yield list(files)
+        return
+    with tempfile.TemporaryDirectory(prefix="mmtok-") as folder:
+        copies: dict[Path, Path] = {}
+        for file in filter(is_pipe, files):
+            if file not in copies:
+                copies[file] = _copied(file, Path(folder) / str(len(copies)))
+        yield [copies.get(file, file) for file in files]
+
+
+def is_pipe(file: Path) -> bool:
+    """Whether a file is standard input or a named pipe."""
+    return file == PIPE or file.is_fifo()
+
+
+def _copied(pipe: Path, folder: Path) -> Path:
+    """What comes out of a pipe, in a file of a folder."""
+    folder.mkdir()
+    if pipe != PIPE:
+        with open(pipe, "rb") as source, open(folder / pipe.name, "wb") as target:
+            shutil.copyfileobj(source, target)
+        return folder / pipe.name
+    if sys.stdin.isatty():
+        raise UserError("-: standard input is a terminal; send a file into it, or name one")
+    with open(folder / STDIN, "wb") as target:
+        shutil.copyfileobj(sys.stdin.buffer, target)
+    return folder / STDIN
+
+
+def check_stdout() -> None:
+    """Raise UserError where standard output cannot take a file's bytes."""
+    if "stdout" in terminal.closed:
+        raise UserError("-o - writes to standard output, which is closed; name a folder")
+    if sys.stdout.isatty():
+        raise UserError(
+            "-o - writes a file as it is, which is nothing for a terminal; send it into a file or a"
+            " pipe, or name a folder"
+        )
