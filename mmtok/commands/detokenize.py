@@ -98,7 +98,9 @@ def detokenize_to_stdout(
 def _check_number(file: TokenFile, stems: Mapping[str, Sequence[Path]], most: int) -> None:
     """Raise UserError where the rows of all fields are more files than `most`."""
     found = {
-        (name, stems[name][row]) for name in file.fields for row in np.flatnonzero(file.has(name))
+        (name, stems[name][row])
+        for name in file.fields
+        for row in np.flatnonzero(file.has(name)).tolist()
     }
     if len(found) > most:
         raise UserError(

@@ -1,9 +1,12 @@
-"""The benchmark of real digits: every figure of it of a run that has hardly been trained."""
+"""The benchmark of real digits: every figure of it, of runs that have hardly been trained: of codes
+and of frames without levels.
+"""
 
 import functools
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +23,20 @@ SMALL = (
     " --text.max_frames 6"
 )
 
+DIFFUSION = (
+    '{"kind": "FrameDiffusion", "schedule": {"kind": "CondOT"}, "steps": 2,'
+    ' "network": {"kind": "TokenMLPConfig", "depth": 1, "width": 16}}'
+)
+OTHERS = {
+    "codes": [],
+    "diffused": [
+        "--tokenizers.speech",
+        '{"kind": "LogMelConfig", "mel": {"hop_samples": 400}}',
+        "--heads.speech",
+        DIFFUSION,
+    ],
+}
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -33,7 +50,8 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def runs(tmp_path_factory):
+    """The folders of both runs."""
     home = tmp_path_factory.mktemp("fsdd")
     folder = home / "recordings"
     folder.mkdir()
@@ -43,27 +61,40 @@ def run(tmp_path_factory):
             for take in (0, 5):
                 sound = rng.normal(0, 0.1, 1600 + 80 * digit).astype(np.float32)
                 write_sound(folder / f"{digit}_{speaker}_{take}.wav", sound, 8_000)
-    recipe = ROOT / "recipes" / "fsdd.py"
-    train = ["train", str(recipe), "--path", str(folder), "-o", str(home / "run"), *SMALL.split()]
-    assert main(train) == 0
-    return home / "run"
+    recipe = str(ROOT / "recipes" / "fsdd.py")
+    for name, words in OTHERS.items():
+        train = ["train", recipe, "--path", str(folder), "-o", str(home / name)]
+        assert main([*train, *SMALL.split(), *words]) == 0
+    return [home / name for name in OTHERS]
 
 
-def test_every_figure_is_there_and_a_run_beside_another_is_compared(script, run, monkeypatch):
+def test_every_figure_is_there_and_runs_beside_another_are_compared(script, runs, monkeypatch):
     quick = functools.partial(script.train_speech_judge, n_steps=2)
     monkeypatch.setattr(script, "train_speech_judge", quick)
     monkeypatch.setattr(script, "find_spec", lambda name: None)
     monkeypatch.setattr(script, "N_ALONE", 2)
     monkeypatch.setattr(script, "N_SAMPLES", 1)
-    opened = [script.opened(run), script.opened(run)]
-    lines = {line.what.partition(":")[0]: line for line in script.lines(opened)}
-    assert list(lines) == [
-        f"run {name}" for name in ("A1", "A2", "A3", "S1", "S3", "S4", "S6", "S7")
-    ]
-    assert lines["run A1"].value > 0.05 and not lines["run A1"].met  # it has learned nothing
-    assert lines["run A3"].value == 1
-    assert lines["run S4"].theirs == pytest.approx(9, abs=2)  # of 0.2 to 0.3 s
-    assert lines["run S7"].peer == "run"
+    found = script.lines([script.opened(run) for run in runs])
+    lines = {line.what.partition(":")[0]: line for line in found}
+    figures = ("A1", "A2", "A3", "S1", "S3", "S4", "S6")
+    of_each = [f"{name} {figure}" for name in OTHERS for figure in figures]
+    assert sorted(lines) == sorted([*of_each, "diffused"])
+    assert lines["codes A1"].value > 0.05 and not lines["codes A1"].met  # it has learned nothing
+    for name in OTHERS:
+        assert lines[f"{name} A3"].value == 1
+        # of 0.2 to 0.3 s
+        assert lines[f"{name} S4"].theirs == pytest.approx(9, abs=2)
+    assert "words lost beside codes" in lines["diffused"].what
+
+
+def test_two_frames_in_a_position_are_held_against_s7(script):
+    """Words lost, and the time of sampling; each with the bar that is stated for it."""
+    right = [True] * 90 + [False] * 10
+    one = SimpleNamespace(name="one", k=1, right=right, drawn=([], 6.0))
+    two = SimpleNamespace(name="two", k=2, right=right, drawn=([], 3.0))
+    words, seconds = script.compared(one, two)
+    assert words.what == "two S7: words lost, k 1 to 2" and words.value == 0 and words.met
+    assert seconds.value == 0.5 and seconds.met and seconds.peer == "one"
 
 
 def test_other_runs_are_refused(script, tiny_run):
