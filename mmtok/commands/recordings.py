@@ -1,9 +1,9 @@
 """Recordings longer than a recogniser's rows, read by windows; and when each word is said.
 
 A window is at most as long as rows leave room for: `train.seq_len` less the text's `max_frames`. It
-ends in a pause, else the next one overlaps it by a quarter. Where two readings of an overlap have
-words in common they are joined there; else each window gives the words up to the middle of the
-overlap, by the times at which they are said.
+holds what is said between two pauses, else the next one overlaps it by a quarter. Where two
+readings of an overlap have words in common they are joined there; else each window gives the words
+up to the middle of the overlap, by the times at which they are said.
 
 Times come from forced scores. Word k is scored given the clip's first frames, for more and more of
 them; when half of what the whole clip says about it has been heard, its middle has passed. That
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtok.commands.pauses import OVERLAP, Span, loudness, pauses, windows
+from mmtok.commands.pauses import OVERLAP, Span, loudness, pauses, spoken_windows, windows
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
@@ -175,7 +175,7 @@ def read_recording(
             if with_times:
                 found = timed(run, piece, text, found, frame_s, start * frame_s)
             window = _Window(run, piece, text, start, len(found))
-            if last is None or last.stop == start:
+            if last is None or last.stop <= start:
                 words += found
             else:
                 words = join(words, found, last.n_words, partial(_beyond_seam, last, window))
@@ -189,16 +189,16 @@ def spans_of(run: Run, speech: Segment) -> list[Span]:
     if len(speech) <= size:
         return [(0, len(speech))]
     levels = loudness(run.tokenizers["speech"], speech)
-    quiet: list[Span] = []
-    if levels is not None:
-        quiet = pauses(levels, frame_seconds(run, speech))
-    return windows(len(speech), size, quiet)
+    if levels is None:
+        return windows(len(speech), size)
+    frame_s = frame_seconds(run, speech)
+    return spoken_windows(len(speech), size, pauses(levels, frame_s), frame_s)
 
 
 def windows_note(spans: Sequence[Span], frame_s: float, size: int) -> str:
     """What is said of windows of at most `size` frames, each of `frame_s` seconds."""
     seconds = frame_s * spans[-1][1]
-    n_cut = sum(a[1] == b[0] for a, b in pairwise(spans))
+    n_cut = sum(a[1] <= b[0] for a, b in pairwise(spans))
     cuts = [f"{n_cut} cut in pauses"] * bool(n_cut)
     n_overlapping = len(spans) - 1 - n_cut
     cuts += [f"{n_overlapping} with an overlap"] * bool(n_overlapping)

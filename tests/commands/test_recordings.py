@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmtok.cli import main
 from mmtok.commands import recordings
-from mmtok.commands.pauses import loudness, pauses, windows
+from mmtok.commands.pauses import loudness, pauses, spoken_windows, windows
 from mmtok.commands.recordings import Word, join, read_recording, timed, word_spans
 from mmtok.core.segment import Document
 from mmtok.sources.sound_files import write_sound
@@ -48,6 +48,46 @@ def test_the_longest_pause_is_taken():
     assert windows(100, 60, quiet) == [(0, 35), (35, 51), (51, 100)]
     levels = np.repeat([1.0, -6.0, 0.5, -6.0, 0.0], [30, 8, 20, 3, 30])
     assert pauses(levels, 0.025) == [(30, 38)]  # the other is shorter than 0.15 s
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.integers(2, 30)), max_size=12),
+    st.booleans(),
+    st.integers(25, 60),
+)
+def test_windows_hold_what_is_between_pauses(lengths, begins_quiet, size):
+    """Every frame of a stretch, a frame of 0.05 s of each long pause beside it, and no more."""
+    quiet = []
+    at = 0
+    for n_said, n_quiet in lengths:
+        if not (begins_quiet and at == 0):
+            at += n_said
+        quiet.append((at, at + n_quiet))
+        at += n_quiet
+    spans = spoken_windows(at, size, quiet, 0.05)
+    heard = np.zeros(at, int)
+    for start, stop in spans:
+        heard[start:stop] += 1
+        assert 0 <= start <= stop <= at and stop - start <= size
+    ends = [(a, b) for a, b in quiet if b - a >= 4]
+    said = np.ones(at, bool)
+    for a, b in ends:
+        said[a:b] = False
+    if not said.any():
+        return
+    assert heard[said].all()
+    for start, stop in spans:
+        inside = said[start:stop]
+        assert max(np.argmax(side) for side in (inside, inside[::-1])) <= 1
+
+
+def test_sentences_are_windows_of_their_own():
+    """However many fit a row; a short one goes with its neighbour."""
+    quiet = [(40, 48), (90, 100), (104, 110)]
+    assert spoken_windows(160, 200, quiet, 0.05) == [(0, 41), (47, 105), (109, 160)]
+    assert spoken_windows(160, 55, quiet, 0.05) == [(0, 41), (47, 91), (99, 105), (109, 160)]
+    assert spoken_windows(160, 200, [], 0.05) == [(0, 160)]
+    assert spoken_windows(20, 200, [(0, 20)], 0.05) == [(0, 20)]
 
 
 def test_pauses_are_heard_in_codes_of_any_reduction(rng):
