@@ -51,7 +51,6 @@ from mmtok.commands.options import (
 from mmtok.commands.score_verb import score
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
-from mmtok.io.messages import counted
 from mmtok.io.terminal import print_answer, print_answer_lines
 
 
@@ -447,9 +446,7 @@ def tokenize(
 def detokenize(
     tokens: Annotated[Path, Arg("a token file", "TOKENS")],
     *,
-    out: Annotated[
-        Path, Arg("the folder for the files; - writes the one there is to stdout", "DIR", "-o")
-    ],
+    out: Annotated[Path, Arg("the folder for the files; -: one file to stdout", "DIR", "-o")],
     tokenizer: Folder = None,
     vocoder: OtherVocoder = None,
     recipe: OwnTokenizers = None,
@@ -462,16 +459,11 @@ def detokenize(
     it, the name of the field and the number of the row.
     """
     memory_budget.set_limit(max_memory)
-    from mmtok.commands.detokenize import detokenize_file, detokenize_to_stdout
-    from mmtok.commands.piped import PIPE
+    from mmtok.commands.detokenize import detokenize_to
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    if out == PIPE:
-        detokenize_to_stdout(tokens, tokenizer, recipe, vocoder)
-        return
-    paths = detokenize_file(tokens, out, tokenizer, recipe, vocoder)
-    print_answer(f"{counted(len(paths), 'file')} in {out}")
+    detokenize_to(out, tokens, tokenizer, recipe, vocoder)
 
 
 def show(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmtok.commands.piped import check_stdout
+from mmtok.commands.piped import PIPE, check_stdout
 from mmtok.commands.signal_files import configs_of, files_of, tokenizer_in, write_signal
 from mmtok.core.segment import Signature
 from mmtok.data.mapped import width_of
@@ -20,6 +20,7 @@ from mmtok.errors import UserError
 from mmtok.io import terminal
 from mmtok.io.filenames import file_names, inside, is_name, tree_names
 from mmtok.io.files import check_folder_fits, remove_leftovers_of
+from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
 from mmtok.io.signal_files import SignalFiles
 from mmtok.tokenizers import PRESETS, preset
@@ -76,6 +77,24 @@ def detokenize_file(
         with Progress(f"detokenize {name}", len(file), "rows") as progress:
             paths += _decode_field(file, name, tokenizers[name], stems[name], progress)
     return paths
+
+
+def detokenize_to(
+    out: Path,
+    tokens: Path,
+    tokenizer: Path | None = None,
+    recipe_file: Path | None = None,
+    vocoder: Path | None = None,
+) -> None:
+    """Decode a token file into a folder, which is said, or where `out` is "-" to standard output.
+
+    Raises UserError as `detokenize_file` and `detokenize_to_stdout` do.
+    """
+    if out == PIPE:
+        detokenize_to_stdout(tokens, tokenizer, recipe_file, vocoder)
+        return
+    paths = detokenize_file(tokens, out, tokenizer, recipe_file, vocoder)
+    terminal.print_answer(f"{counted(len(paths), 'file')} in {out}")
 
 
 def detokenize_to_stdout(
