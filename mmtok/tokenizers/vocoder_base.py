@@ -140,10 +140,13 @@ class NetworkDescription:
     Attributes:
         mel: the spectrogram that it was trained on.
         network: its sizes.
+        default_hops: of weights that come with the package, the hops of the spectrograms that it
+            speaks with them unless told otherwise; (): of all that it takes.
     """
 
     mel: MelSpec
     network: ConvNeXtConfig
+    default_hops: tuple[int, ...] = ()
 
 
 class NetworkVocoderConfig(VocoderConfig):
@@ -179,6 +182,15 @@ class NetworkVocoderConfig(VocoderConfig):
     def shipped(cls, spec: MelSpec) -> Path | None:
         """The package's own weights for a spectrogram, if there are any."""
         return cls.kind.shipped(lambda description: cls.takes(spec, description.mel))
+
+    @classmethod
+    def is_default(cls, spec: MelSpec) -> bool:
+        """Whether the package speaks a spectrogram with its own weights unless told otherwise."""
+        folder = cls.shipped(spec)
+        if folder is None:
+            return False
+        hops: tuple[int, ...] = cls.kind.describe(folder).default_hops
+        return not hops or spec.hop_samples in hops
 
     def check(self, spec: MelSpec) -> None:
         """Raise UserError where the weights are missing or of other spectrograms."""

@@ -56,6 +56,18 @@ def test_shipped_weights_make_the_same_sound_and_are_half_as_large(script, tmp_p
     assert np.abs(own.decode(segment) - shipped.decode(segment)).max() < 0.01
 
 
+def test_they_are_the_default_of_the_hops_that_are_named(script, tmp_path, monkeypatch):
+    run = run_in(tmp_path / "run")
+    (tmp_path / "card.md").write_text(CARD)
+    monkeypatch.setattr("mmtok.tokenizers.vocoder_base.SHIPPED", tmp_path / "out")
+    words = [str(run), "x", "--card", str(tmp_path / "card.md"), "--out", str(tmp_path / "out")]
+    for hops, is_default in ([], True), (["--hops", "200"], True), (["--hops", "400"], False):
+        assert script.main([*words, *hops]) == 0
+        assert ISTFTConfig.shipped(MelSpec()) is not None
+        assert ISTFTConfig.is_default(MelSpec()) == is_default
+    assert not ISTFTConfig.is_default(MelSpec(hop_samples=400))  # of which there are none
+
+
 def test_what_is_not_fit_to_be_shipped_is_refused(script, tmp_path, monkeypatch):
     run = run_in(tmp_path / "run")
     (tmp_path / "card.md").write_text("# A vocoder\n\n## Data\n")

@@ -2,6 +2,8 @@
 `tiny_data`).
 """
 
+from dataclasses import replace
+
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling
@@ -11,6 +13,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
 from mmtok.sources.jets import JetFile
 from mmtok.sources.speech import SpeechFolder
+from mmtok.tokenizers.griffin_lim import GriffinLimConfig
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
@@ -26,7 +29,8 @@ recipe = Recipe(
     ),
     tokenizers={
         "text": BytesConfig(),
-        "speech": DMelConfig.dmel_40hz(),
+        # whose sound comes soon after its frames, so that clips of a few frames are streamed
+        "speech": replace(DMelConfig.dmel_40hz(), vocoder=GriffinLimConfig()),
         "image": PixelsConfig(4, 4, 1, n_levels=4),
         "jets": JetGridConfig(),
     },

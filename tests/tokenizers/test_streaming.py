@@ -13,10 +13,12 @@ from mmtok.nn.resample import resample
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
+from mmtok.tokenizers.vocoders import GriffinLimConfig
 
+GRIFFIN_LIM = GriffinLimConfig()
 PRESETS = [
-    DMelConfig.dmel_80hz(),
-    DMelConfig.dmel_40hz(),
+    DMelConfig(vocoder=GRIFFIN_LIM),
+    DMelConfig(mel=MelSpec(hop_samples=400), vocoder=GRIFFIN_LIM),
     DMelConfig.dmel_40hz_causal(),
     DMelConfig.inkling_20hz(),
     DMelConfig(mel=MelSpec(hop_samples=800)),

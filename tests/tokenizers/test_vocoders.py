@@ -17,7 +17,12 @@ from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
-from mmtok.tokenizers.vocoders import PackageVocoderConfig
+from mmtok.tokenizers.vocoders import (
+    GriffinLimConfig,
+    HarmonicConfig,
+    PackageVocoderConfig,
+    best_vocoder,
+)
 
 AT_80_HZ = MelSpec()
 CELLS = Cells()
@@ -279,6 +284,29 @@ def test_what_the_package_has_is_taken_where_it_fits(tmp_path, monkeypatch):
     monkeypatch.setattr("mmtok.tokenizers.vocoder_base.SHIPPED", tmp_path / "none")
     again = type(tokenizer).load(tmp_path / "saved")
     assert np.array_equal(again.decode(segment), tokenizer.decode(segment))
+
+
+def test_the_package_s_own_weights_are_the_default_where_they_are_better():
+    """At 40 Hz; they speak 80 Hz where they are asked for, and Griffin-Lim stays to be chosen."""
+    names = {
+        "dmel_40hz": HarmonicConfig,
+        "dmel_80hz": GriffinLimConfig,
+        "dmel_40hz_causal": GriffinLimConfig,
+        "inkling_20hz": GriffinLimConfig,
+    }
+    for name, kind in names.items():
+        config = getattr(DMelConfig, name)()
+        assert config.vocoder == PackageVocoderConfig()
+        assert isinstance(best_vocoder(config.mel), kind), name
+    plain = DMelConfig.dmel_40hz().build()
+    segment = plain.encode(clip(0.4))
+    asked = replace(plain.config, vocoder=HarmonicConfig()).build()
+    assert np.array_equal(plain.decode(segment), asked.decode(segment))
+    old = replace(plain.config, vocoder=GriffinLimConfig()).build()
+    assert old.signature == plain.signature
+    assert not np.array_equal(plain.decode(segment), old.decode(segment))
+    at_80_hz = DMelConfig(vocoder=HarmonicConfig()).build()
+    assert at_80_hz.vocoder.name == plain.vocoder.name
 
 
 def test_the_package_s_own_weights_are_found_by_their_spectrogram(tmp_path, monkeypatch):
