@@ -64,6 +64,7 @@ LATE = {
     "h5py",
     "pillow_heif",
     "zuko",
+    "rdkit",
 }
 
 
