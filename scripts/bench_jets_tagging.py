@@ -50,7 +50,7 @@ USUAL = PythiaJets(classes=("gluon", "quark"), processes=1)
 STRANGE = PythiaJets(classes=("W", "Higgs"), n_per_class=1010, n_heldout=1000, processes=1)
 UNLABELLED = {"pretrained": ALL, "usual": USUAL}
 N_SCORED = 1000  # jets of each class that are looked for, or are usual
-STEPS = {"pretrained": 1500, "usual": 1500, "few": 300, "all": 500}
+STEPS = {"pretrained": 1500, "usual": 800, "few": 300, "all": 500}
 RATES = {"scratch": 1e-3, "start": 1e-3}
 N_MASKS = 8
 ENSEMBLES = {f"{n}-{b}": [f"{n}-{b}-{s}" for s in SEEDS] for n in ("few", "all") for b in RATES}
@@ -143,6 +143,9 @@ def measure(folder: Path, names: Sequence[str]) -> None:
     """Write FOLDER/tagging.json: the figures of the runs that are trained, and of ensembles."""
     kept: dict[str, Classified] = {}
     results: dict[str, Any] = {}
+    path = folder / "tagging.json"
+    if path.exists():
+        results = json.loads(path.read_text())
     for name in names:
         run = trained(name, folder)
         minutes = None  # not known where a training was interrupted
@@ -170,7 +173,7 @@ def measure(folder: Path, names: Sequence[str]) -> None:
             results[f"few, start less scratch, seed {seed}"] = gain.named("auc")
     if "usual" in names:
         results |= strange_figures(folder)
-    write_text(folder / "tagging.json", json.dumps(results, indent=1))
+    write_text(path, json.dumps(results, indent=1))
 
 
 def strange_figures(folder: Path) -> dict[str, Any]:
