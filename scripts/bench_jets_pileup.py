@@ -37,7 +37,7 @@ def recipe_of(steps: int) -> Recipe:
         tokenizers={"jets": replace(parent.tokenizers["jets"], max_constituents=MOST)},
         model=replace(parent.model, heads={"jets": head}),
         train=replace(train, ema_decay=0.99),
-        n_samples=200,
+        n_samples=100,
     )
 
 
