@@ -1,7 +1,7 @@
 """Draw docs/stream.svg, the picture of the README: `python docs/draw_stream.py`.
 
-A text, a spoken word, a scanned digit and a jet, each as its tokens, and all of them as one stream
-of ids. Needs the extras `demo` and `jets`.
+A text, a spoken word, a handwritten digit and a jet, each as its tokens, and all of them as one
+stream of ids. Needs the extras `demo`, `digits` and `jets`.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.nn.resample import resample
-from mmtok.sources.images import ScannedDigits
+from mmtok.sources.handwritten import HandwrittenDigits
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.images import PixelsConfig
@@ -26,6 +26,7 @@ TARGET = Path(__file__).with_name("stream.svg")
 WIDTH = 960
 HEIGHT = 330
 BOX = 200  # width of a modality's panel
+SIDE = 14  # of the picture, in pixels
 COLOURS = {"text": "#4c6ef5", "speech": "#e8590c", "image": "#2f9e44", "jets": "#9c36b5"}
 MARK = "#868e96"
 
@@ -34,8 +35,8 @@ def signals() -> dict[str, object]:
     """One signal of each modality, those of "seven" but for the jet."""
     with TemporaryDirectory() as folder:
         cache = Path(folder)
-        scans = ScannedDigits(copies=1).examples("heldout", cache)
-        image = next(x["image"] for x in scans if x["caption"] == "seven")
+        digits = HandwrittenDigits(copies=1).examples("heldout", cache)
+        image = next(x["image"] for x in digits if x["caption"] == "seven")
         clips = SpokenDigits(n_utterances=60).examples("train", cache)
         sound = next(x["speech"] for x in clips if x["caption"] == "seven")
         jets = PythiaJets(n_per_class=4, n_heldout=1, processes=1).examples("train", cache)
@@ -43,9 +44,16 @@ def signals() -> dict[str, object]:
     return {
         "text": "seven",
         "speech": resample(sound.samples, sound.rate_hz, 16_000),
-        "image": np.asarray(getattr(image, "pixels", image)),
+        "image": halved(image),
         "jets": jet,
     }
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """The means of 2 x 2 pixels: bars of all pixels would be too thin to be seen."""
+    height, width = image.shape
+    blocks = image.reshape(height // 2, 2, width // 2, 2)
+    return blocks.mean((1, 3)).round().astype(np.uint8)
 
 
 def rect(x: float, y: float, w: float, h: float, fill: str, opacity: float = 1.0) -> str:
@@ -90,7 +98,7 @@ def panel(modality: str, segment: Segment, x: float) -> list[str]:
     if modality == "speech":
         return grid(codes.T[::-4] / 15, x, y, w, h, fill)
     if modality == "image":
-        return grid(codes.reshape(8, 8) / max(1, codes.max()), x + 20, y, h, h, fill)
+        return grid(codes.reshape(SIDE, SIDE) / max(1, codes.max()), x + 20, y, h, h, fill)
     pt, eta, phi = codes.T
     middle_x = x + w / 2
     middle_y = y + h / 2
@@ -125,7 +133,7 @@ def main() -> None:
     tokenizers = {
         "text": BytesConfig().build(),
         "speech": DMelConfig.dmel_40hz().build(),
-        "image": PixelsConfig(8, 8, 1, n_levels=16).build(),
+        "image": PixelsConfig(SIDE, SIDE, 1, n_levels=16).build(),
         "jets": JetGridConfig(max_constituents=40).build(),
     }
     segments = {m: tokenizers[m].encode(signal) for m, signal in signals().items()}

