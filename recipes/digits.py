@@ -26,8 +26,8 @@ recipe = Recipe(
     tokenizers={
         "text": BytesConfig(),
         "speech": DMelConfig.dmel_40hz(),
-        # A frame is a row of 7 codes. With a frame for each code, a digit takes four times as many
-        # positions, and too few digits are seen in these steps.
+        # A frame is a row of 7 codes: with a frame for each code, a digit and its name would take
+        # 59 positions instead of 17, and a third as many digits would be seen.
         "image": PatchRowsConfig(
             height=28,
             width=28,
