@@ -60,13 +60,17 @@ SMALL_TRAIN = {"steps": 4, "batch_size": 2, "log_every": 2, "warmup": 1}
 SMALL_TRUNK = {"depth": 1, "width": 32, "n_heads": 2, "n_kv_heads": 2, "feed_forward": 48}
 SMALL_NETWORK = {"steps": 2, "batch_size": 2, "network.width": 8, "network.depth": 1}
 SMALL_TOKENIZERS = {
-    "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
-    "recipes/any_size.py": {
-        "tokenizers.image.steps": 5,
+    "recipes/image.py": {
+        "image.steps": 5,
         "image.quantizer.n_codes": 16,
         "image.autoencoder.width": 8,
     },
-    "recipes/pictures.py": {"tokenizers.image.steps": 5, "image.autoencoder.width": 8},
+    "recipes/any_size.py": {
+        "image.steps": 5,
+        "image.quantizer.n_codes": 16,
+        "image.autoencoder.width": 8,
+    },
+    "recipes/pictures.py": {"image.steps": 5, "image.autoencoder.width": 8},
     "recipes/text.py": {"text.n_pieces": 300},
     "recipes/embed.py": {"image.steps": 5, "image.quantizer.n_codes": 16},
     "recipes/vocoder.py": {
@@ -132,7 +136,7 @@ def commands(page):
 
 def small(words):
     """The command, and what makes it one of seconds."""
-    if words[0] == "sample" and "--max-frames" not in words:
+    if words[0] == "sample" and not {"--max-frames", "--rows"} & {*words}:
         return [*words, "--max-frames", "8"]
     if words[0] == "compare" and "--power" not in words:
         return [*words, "--permutations", "20", "--power", "0"]
