@@ -60,6 +60,11 @@ def tokenizer_in(
         tokenizer = load(folder)
     elif modality in MODALITIES:
         tokenizer = default(modality)
+    elif modality in SIGNAL_FILES:
+        raise UserError(
+            f"{modality} has no tokenizer without training: name the folder of one that was fitted"
+            f" (--tokenizer RUN/tokenizers/{modality})"
+        )
     else:
         raise UserError(
             f"{modality!r} is no modality that mmtok knows: it is one of {', '.join(MODALITIES)},"
@@ -110,8 +115,11 @@ def files_of(config: TokenizerConfig) -> SignalFiles:
 
 def all_files(configs: Iterable[TokenizerConfig]) -> dict[str, SignalFiles]:
     """Modality -> its files, of these tokenizers, then of the package's other modalities."""
+    configs = list(configs)
     brought = {config.modality: config.signal_files() for config in configs}
     own = {m: files for m, files in brought.items() if files is not None}
+    mine = [config.modality for config in configs if config.modality in SIGNAL_FILES]
+    own |= {m: SIGNAL_FILES[m] for m in mine if m not in own}
     return own | {m: files for m, files in SIGNAL_FILES.items() if m not in own}
 
 

@@ -10,7 +10,7 @@ frames to infill come last, with a HOLE mark in their place:
     begin m, frames, HOLE, frames, end m, FILL, frames, end m
 
 Codes in rows (`Signature.rows`) have the end mark behind each row too, and the first row says how
-long all are; a row without codes is the end of the segment:
+long all are, unless the signature does; a row without codes is the end of the segment:
 
     begin m, row, end m, row, end m, end m
 """
@@ -43,7 +43,7 @@ class State:
         due: the mark that must follow: "document" at the start of a stream, "fill" before the
             frames of a HOLE mark, else "".
         column: of codes in rows, those of the row that is being read.
-        columns: codes of every row; 0 in the first row, which says it.
+        columns: codes of every row; 0 in the first row, which is not complete.
     """
 
     modality: str | None = None
@@ -71,7 +71,7 @@ def legal_ids(vocabulary: Vocabulary, state: State) -> np.ndarray:
     if state.modality is None:
         return np.array(sorted(_marks_between(vocabulary)))
     ids = np.zeros(0, np.int64)
-    if _may_go_on(state):
+    if _may_go_on(vocabulary, state):
         banned = vocabulary.signatures[state.modality].banned
         ids = np.delete(np.array(vocabulary.span(state.modality), np.int64), banned)
     if _may_end(vocabulary, state):
@@ -136,18 +136,23 @@ def _is_legal(vocabulary: Vocabulary, state: State, id: int) -> bool:
     span = vocabulary.span(state.modality)
     if id in span:
         banned = vocabulary.signatures[state.modality].banned
-        return _may_go_on(state) and id - span[0] not in banned
+        return _may_go_on(vocabulary, state) and id - span[0] not in banned
     return id == vocabulary.end(state.modality) and _may_end(vocabulary, state)
 
 
-def _may_go_on(state: State) -> bool:
-    row_is_full = 0 < state.columns == state.column
+def _columns(vocabulary: Vocabulary, state: State) -> int:
+    """Codes of the row that is being read, as far as the signature or the first row says it."""
+    return state.columns or vocabulary.signatures[state.modality or ""].columns
+
+
+def _may_go_on(vocabulary: Vocabulary, state: State) -> bool:
+    row_is_full = 0 < _columns(vocabulary, state) == state.column
     return state.left != 0 and not row_is_full
 
 
 def _may_end(vocabulary: Vocabulary, state: State) -> bool:
     if vocabulary.signatures[state.modality or ""].rows:
-        row_may_end = state.columns in (0, state.column) and state.column > 0
+        row_may_end = _columns(vocabulary, state) in (0, state.column) and state.column > 0
         picture_may_end = state.columns > 0 and state.column == 0
         return row_may_end or picture_may_end
     if state.left in (None, 0):
@@ -277,9 +282,11 @@ def _check_rows(signature: Signature, segment: Segment, complete: bool) -> None:
             f"infilling is not possible in {m} of any size: what its rows lack depends on where"
             " they stand"
         )
-    layout = row_layout(segment.values[:, 0], signature.levels[0], m)
+    layout = row_layout(segment.values[:, 0], signature.levels[0], m, signature.columns)
     if complete and (not layout.columns or layout.column):
         raise UserError(f"a {m} segment has {layout.column} codes behind its last row mark")
+    if complete and not len(segment):
+        raise UserError(f"a {m} segment has no row")
 
 
 def _check_frames(signature: Signature, segment: Segment) -> None:
@@ -328,8 +335,9 @@ def _segment_parts(
         if n > 0:
             parts.append(_Part(hole, k, i))
         may_end: bool | np.ndarray = open_length
-        if vocabulary.signatures[m].rows:
-            layout = row_layout(segment.values[:, 0], len(vocabulary.span(m)), m)
+        signature = vocabulary.signatures[m]
+        if signature.rows:
+            layout = row_layout(segment.values[:, 0], signature.levels[0], m, signature.columns)
             may_end = layout.may_end
             asked = asked & ~layout.certain
         parts.append(_Part(frames[a:b], k, i, scored & asked[a:b], may_end))
@@ -467,6 +475,7 @@ def _read_rows(vocabulary: Vocabulary, m: str, ids: np.ndarray, predict: np.ndar
     frames = slice(1, len(ids) - closed)
     mark = len(vocabulary.span(m))
     codes = np.where(ids[frames] == end, mark, ids[frames] - vocabulary.span(m)[0])
-    asked = predict[frames] | row_layout(codes, mark, m).certain
+    columns = vocabulary.signatures[m].columns
+    asked = predict[frames] | row_layout(codes, mark, m, columns).certain
     some = bool(predict.any()) and not asked.all()
     return Segment(m, codes=codes[:, None], truncated=not closed, predict=asked if some else None)

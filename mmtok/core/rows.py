@@ -26,26 +26,36 @@ class RowLayout:
     columns: int
 
 
-def row_layout(codes: np.ndarray, mark: int, modality: str = "image") -> RowLayout:
+def row_layout(
+    codes: np.ndarray, mark: int, modality: str = "image", columns: int = 0
+) -> RowLayout:
     """The layout of codes (T,), the last row of which need not be complete.
 
-    Raises UserError where rows are empty or differ in length.
+    columns: codes of each row; 0: the first row says it.
+
+    Raises UserError where rows are empty, differ in length or have other columns.
     """
     place = np.arange(len(codes))
     is_mark = codes == mark
-    if not is_mark.any():
+    said_before = columns > 0
+    if not said_before and not is_mark.any():
         return RowLayout(place > 0, np.zeros(len(codes), bool), len(codes), 0)
-    columns = int(is_mark.argmax())
+    if not said_before:
+        columns = int(is_mark.argmax())
     column = place % (columns + 1)
-    in_first_row = place <= columns
-    if columns == 0 or not np.array_equal(column == columns, is_mark):
+    at_mark = column == columns
+    if columns == 0 or not np.array_equal(at_mark, is_mark):
+        length = f"of {columns} codes" if said_before else "of one length"
         raise UserError(
-            f"{modality}: its codes are not rows of one length, each closed by a row mark; are they"
+            f"{modality}: its codes are not rows {length}, each closed by a row mark; are they"
             " another tokenizer's?"
         )
-    may_end = np.where(in_first_row, column > 0, (column == 0) | (column == columns))
-    certain = ~in_first_row & (column == columns)
-    return RowLayout(may_end, certain, len(codes) % (columns + 1), columns)
+    in_first_row = place <= columns
+    may_end = at_mark | (column == 0) & ~in_first_row
+    if said_before:
+        return RowLayout(may_end, at_mark, len(codes) % (columns + 1), columns)
+    may_end = np.where(in_first_row, column > 0, may_end)
+    return RowLayout(may_end, at_mark & ~in_first_row, len(codes) % (columns + 1), columns)
 
 
 def in_rows(codes: np.ndarray, mark: int) -> np.ndarray:
@@ -54,12 +64,12 @@ def in_rows(codes: np.ndarray, mark: int) -> np.ndarray:
     return np.concatenate([codes, marks], 1).ravel()
 
 
-def of_rows(codes: np.ndarray, mark: int, modality: str = "image") -> np.ndarray:
+def of_rows(codes: np.ndarray, mark: int, modality: str = "image", columns: int = 0) -> np.ndarray:
     """The inverse of `in_rows`, of complete rows; of codes without a mark, all in one row.
 
-    Raises UserError as `row_layout` does.
+    columns: as of `row_layout`, which says when UserError is raised; then only complete rows count.
     """
-    layout = row_layout(codes, mark, modality)
+    layout = row_layout(codes, mark, modality, columns)
     if not layout.columns:
         return codes[None]
     complete = codes[: len(codes) - layout.column]

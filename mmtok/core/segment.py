@@ -40,6 +40,8 @@ class Signature:
             axis from -1 to 1; 0: continuous.
         rows: the codes of a segment stand in rows of one length, each closed by a row mark, the
             code `levels[0]`. The grammar allows nothing else.
+        columns: of codes in rows, how many a row has: an axis of known size, as the patches of a
+            video's pictures; 0: the first row says it.
         scales: of latents that are standardised quantities: what each was divided by, in the
             caller's unit, so that densities can be said in that unit; (): latents as they are.
         counts: the latents are log(1 + n) of counts n, so that p is a probability.
@@ -60,6 +62,7 @@ class Signature:
     scales: tuple[float, ...] = ()
     counts: bool = False
     unordered: bool = False
+    columns: int = 0
 
     def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
@@ -84,6 +87,8 @@ class Signature:
             raise ValueError(
                 f"signature of {self.modality!r}: rows are of one-channel codes, of any number"
             )
+        if self.columns and not self.rows:
+            raise ValueError(f"signature of {self.modality!r}: columns are those of rows")
         self._check_quantities()
         if self.headers < 0 or self.headers and not self.descending:
             raise ValueError(
@@ -116,6 +121,7 @@ class Signature:
             "latent_size": (0, MOST_CHANNELS, (self.latent_size,)),
             "frames": (0, MOST_FRAMES, () if self.frames is None else (self.frames,)),
             "cells": (0, MOST_LEVELS, (self.cells,)),
+            "columns": (0, MOST_FRAMES, (self.columns,)),
             "banned": (0, max(self.levels, default=1) - 1, self.banned),
             "the number of channels": (0, MOST_CHANNELS, (len(self.levels),)),
         }
@@ -158,7 +164,7 @@ class Signature:
     def as_dict(self) -> dict:
         """JSON-able fields."""
         fields = asdict(self)
-        for name in ("rows", "scales", "counts", "unordered"):
+        for name in ("rows", "scales", "counts", "unordered", "columns"):
             if not fields[name]:  # a fingerprint does not change by what is not used
                 del fields[name]
         return fields

@@ -12,6 +12,7 @@ from mmtok.core.segment import Signature
 UNITS = {
     "text": ("bits/byte", math.log(2)),
     "image": ("bits/code", math.log(2)),
+    "video": ("bits/code", math.log(2)),
     "speech": ("nats/frame", 1.0),
     "jets": ("nats/particle", 1.0),
 }

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 from mmtok.data.image_preparation import ImagePreparation
 from mmtok.data.speech_preparation import SpeechPreparation, VoicePreparation
 from mmtok.data.text_preparation import TextPreparation
+from mmtok.data.video_preparation import VideoPreparation
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.io.overrides import set_fields
@@ -29,7 +30,9 @@ from mmtok.io.tally import Tally
 from mmtok.sources.signal_files import CONDITION_FILES, SIGNAL_FILES
 from mmtok.tokenizers.base import TokenizerConfig
 
-PreparationConfig = TextPreparation | SpeechPreparation | VoicePreparation | ImagePreparation
+PreparationConfig = (
+    TextPreparation | SpeechPreparation | VoicePreparation | ImagePreparation | VideoPreparation
+)
 # modality -> its default preparation; jets are what they are
 DEFAULTS: dict[str, PreparationConfig] = {
     preparation.modality: preparation
@@ -38,6 +41,7 @@ DEFAULTS: dict[str, PreparationConfig] = {
         SpeechPreparation(),
         VoicePreparation(),
         ImagePreparation(),
+        VideoPreparation(),
     )
 }
 FILE = "preparation.json"

@@ -19,6 +19,7 @@ from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.restoration import restored_figures
 from mmtok.evaluation.speech_judged import judged_speech
 from mmtok.evaluation.task import TaskEvaluation
+from mmtok.evaluation.video import video_from_text
 from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.terminal import print_status
 from mmtok.run.folder import read_figures
@@ -38,6 +39,7 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     ("image", "image"): restored_figures,
     ("jets", "text"): classification.class_figures,
     ("jets", "jets"): cleaning.cleaning_figures,
+    ("text", "video"): video_from_text,
     (NOTHING, "image"): images.image_from_nothing,
     (NOTHING, "speech"): speech.speech_from_nothing,
     (NOTHING, "jets"): jets.jets_from_nothing,

@@ -115,7 +115,8 @@ class AutoregressiveSampler:
         if self.signature.rows:
             codes_known = [s.values[:, 0] for s in known]
             size = (self.sampling.n_rows, self.sampling.n_columns)
-            self.in_rows = RowsDrawn(codes_known, self.signature.levels[0], *size)
+            mark = self.signature.levels[0]
+            self.in_rows = RowsDrawn(codes_known, mark, *size, self.signature.columns)
 
     def _prefill(
         self, documents: Sequence[Document], prepared: AutoregressiveSampler | None, n_rows: int

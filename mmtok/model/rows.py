@@ -22,7 +22,14 @@ class RowsDrawn:
         n_rows: rows of all pictures; 0: open.
     """
 
-    def __init__(self, known: Sequence[np.ndarray], mark: int, n_rows: int = 0, n_columns: int = 0):
+    def __init__(
+        self,
+        known: Sequence[np.ndarray],
+        mark: int,
+        n_rows: int = 0,
+        n_columns: int = 0,
+        columns: int = 0,
+    ):
         """The state behind known codes.
 
         Args:
@@ -30,11 +37,12 @@ class RowsDrawn:
             mark: the row mark.
             n_rows: how many rows are asked for; 0: any.
             n_columns: how many codes of a row; 0: any.
+            columns: how many codes each row has, as the signature says; 0: it does not.
 
         Raises:
             UserError: The known codes have more rows than are asked for, or other columns.
         """
-        layouts = [row_layout(codes, mark) for codes in known]
+        layouts = [row_layout(codes, mark, columns=columns) for codes in known]
         self.row = np.array([int((codes == mark).sum()) for codes in known], int)
         self.column = np.array([layout.column for layout in layouts], int)
         self.columns = np.array([layout.columns for layout in layouts], int)
@@ -45,6 +53,7 @@ class RowsDrawn:
                 " is left to draw"
             )
         has = np.maximum(self.columns, self.column)
+        n_columns = columns or n_columns
         fits = (self.columns == n_columns) | ((self.columns == 0) & (self.column <= n_columns))
         if n_columns and not fits.all():
             raise UserError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mmtok.errors import UserError
-from mmtok.report import images, jets, restoration, speech, text
+from mmtok.report import images, jets, restoration, speech, text, video
 from mmtok.report.curves import held_out_scores
 from mmtok.report.html import Markup, join, number, table, tag
 from mmtok.report.samples import not_there_yet, title_of
@@ -26,6 +26,7 @@ LABELS = {
     **images.LABELS,
     **restoration.LABELS,
     **jets.LABELS,
+    **video.LABELS,
 }
 LOW = "_low"  # the ends of a figure's interval
 HIGH = "_high"

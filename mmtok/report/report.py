@@ -41,6 +41,7 @@ from mmtok.report.samples import (
 )
 from mmtok.report.speech import speech_section
 from mmtok.report.text import Reading, reading_section, text_section
+from mmtok.report.video import video_section
 from mmtok.run.folder import read_fidelity, read_fingerprint
 from mmtok.run.run import Run
 from mmtok.sources.signal_files import SIGNAL_FILES
@@ -56,6 +57,7 @@ SECTIONS: dict[str, SampleSection] = {
     "speech": speech_section,
     "image": image_section,
     "jets": jet_section,
+    "video": video_section,
 }
 # name of a folder of samples -> how these are shown, where not as others of their modality
 TASK_SECTIONS: dict[str, SampleSection] = {

@@ -55,6 +55,7 @@ from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
+from mmtok.sources.videos import MovingDigits, VideoFolder
 from mmtok.tokenizers.any_size import AnySizePatchesConfig
 from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.codecs import CodecConfig
@@ -73,6 +74,7 @@ from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.tokenizers.vectors import VectorConfig
+from mmtok.tokenizers.video import VideoConfig
 from mmtok.tokenizers.voices import VoiceConfig
 from mmtok.train.config import TrainConfig
 
@@ -97,6 +99,7 @@ PackageTokenizers = (
     | JetVQConfig
     | NumberConfig
     | VectorConfig
+    | VideoConfig
     | VoiceConfig
 )
 PackageSources = (
@@ -117,6 +120,8 @@ PackageSources = (
     | LinearGaussian
     | NeutrinoEvents
     | Degraded
+    | MovingDigits
+    | VideoFolder
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mmtok.io.arrays import read_npy
 from mmtok.io.files import atomic_write
 from mmtok.io.signal_files import SignalFiles
-from mmtok.sources import image_files, jet_formats, jets, media, sound_files, text
+from mmtok.sources import image_files, jet_formats, jets, media, sound_files, text, video_files
 from mmtok.sources.base import Picture, Sound
 from mmtok.sources.jet_reader import ReadSettings
 
@@ -41,6 +41,14 @@ def _read_picture(path: Path, takes: Takes) -> Picture:
 
 def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
     image_files.write_image(path, pixels)
+
+
+def _read_video(path: Path, takes: Takes) -> video_files.Video:
+    return video_files.read_video(path)
+
+
+def _write_video(path: Path, video: np.ndarray, takes: Takes) -> None:
+    video_files.write_video(path, video)
 
 
 def _jet_settings(takes: Takes) -> ReadSettings:
@@ -89,6 +97,14 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         _write_picture,
         unit="images",
         check=image_files.picture_size,
+    ),
+    "video": SignalFiles(  # after images: of a suffix that both have, a run's own counts
+        video_files.SUFFIXES,
+        video_files.WRITTEN,
+        _read_video,
+        _write_video,
+        unit="videos",
+        check=video_files.check_video,
     ),
     "jets": SignalFiles(
         jet_formats.SUFFIXES,

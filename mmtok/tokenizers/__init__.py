@@ -38,6 +38,7 @@ KINDS = {
     "JetVQ": "jet_vq",
     "Number": "numbers",
     "Vector": "vectors",
+    "Videos": "video",
     "Voice": "voices",
 }
 MODALITIES = ("text", "speech", "image", "jets")

@@ -1,7 +1,7 @@
 """Makes a tokenizer from its config: built, fitted in closed form, or trained by gradients.
 
-Image patches are trained by mmtok.train.image_fit, networks of jets by mmtok.train.jet_fit,
-networks that make sound by mmtok.train.vocoder_fit.
+Patches of images, and of the pictures of videos, are trained by mmtok.train.image_fit, networks of
+jets by mmtok.train.jet_fit, networks that make sound by mmtok.train.vocoder_fit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.mel import MelConfig
+from mmtok.tokenizers.video import VideoConfig, Videos, as_video
 from mmtok.train.image_fit import KINDS, train_images
 from mmtok.train.jet_fit import train_jets
 from mmtok.train.network_fit import CPU, Report
@@ -58,6 +59,9 @@ def fit_tokenizer(
         return _with_networks(config, signals, seed, folder)
     if not config.learns:
         return config.build()
+    if isinstance(config, VideoConfig):
+        of_pictures = (_pictures(signals), seed, progress, precision, folder, _pictures(heldout))
+        return Videos(config, fit_tokenizer(config.picture, *of_pictures))
     if not isinstance(config, (VQPatchesConfig, KLPatchesConfig, JetVQConfig)):
         return config.fit(signals)
     chosen = resolve_precision(precision, CPU)
@@ -75,6 +79,11 @@ def fit_tokenizer(
             return train_jets(config, signals, seed, progress, chosen, place, heldout)
         place = folder / "patches"
         return train_images(config, signals, seed, progress, chosen, place, heldout)
+
+
+def _pictures(videos: Sequence) -> list:
+    """The pictures of all videos."""
+    return [picture for video in videos for picture in as_video(video)]
 
 
 def _advancing(shown: Progress) -> Report:

@@ -114,6 +114,55 @@ def test_all_streams_that_the_grammar_allows_are_grids(vocabulary):
     assert found == wanted
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_an_axis_of_known_size_leaves_nothing_else_open(columns):
+    """All pictures of up to seven ids: rows of so many codes, at least one, whose marks are
+    certain.
+    """
+    known = Vocabulary((TEXT, Signature("image", (MARK,), rows=True, columns=columns)))
+    end = known.end("image")
+    start = advance(known, START, known.document_mark)
+    walks = [((), advance(known, start, known.begin("image")))]
+    found = []
+    while walks:
+        ids, state = walks.pop()
+        if state.modality is None:
+            found.append(ids)
+            continue
+        legal = legal_ids(known, state).tolist()
+        at_mark = len(ids) % (columns + 1) == columns
+        assert (legal == [end]) == at_mark  # nothing but a mark
+        assert (end in legal) == (at_mark or len(ids) > 0 and len(ids) % (columns + 1) == 0)
+        walks += [((*ids, id), advance(known, state, id)) for id in legal if len(ids) < 7]
+    sizes = [rows * columns for rows in range(1, 7) if rows * (columns + 1) + 1 <= 7]
+    assert len(found) == len(set(found)) == sum(MARK**n for n in sizes)
+
+
+def test_streams_with_an_axis_of_known_size_come_back(rng):
+    known = Vocabulary((TEXT, Signature("image", (MARK,), rows=True, columns=2)))
+    whole = picture(3, 2, rng)
+    for n in (*range(1, len(whole)), None):
+        codes = whole.codes[:n]
+        document = Document((Segment("image", codes=codes, truncated=n is not None),), (True,))
+        stream = to_stream(known, document)
+        state = START
+        for i, id in enumerate(stream.ids):
+            legal = legal_ids(known, state)
+            inside = state.modality == "image"
+            assert stream.predict[i] == (inside and len(legal) > 1)
+            if stream.predict[i]:
+                assert (known.end("image") in legal) == stream.may_end[i]
+            state = advance(known, state, int(id))
+        (again,), *_ = unpack(known, pack(known, [[stream]]))
+        (back,) = to_document(known, again).segments
+        assert np.array_equal(back.codes, codes) and back.predict is None
+    with pytest.raises(UserError, match="rows of 2 codes"):
+        to_stream(known, Document((picture(2, 3, rng),), (True,)))
+    empty = Segment("image", codes=np.zeros((0, 1), int))
+    with pytest.raises(UserError, match="has no row"):
+        to_stream(known, Document((empty,), (True,)))
+
+
 def test_fingerprints_of_other_signatures_do_not_know_of_rows():
     assert "rows" not in Signature("image", (7,), frames=9).as_dict()
     assert SIGNATURE.as_dict()["rows"]
@@ -121,3 +170,5 @@ def test_fingerprints_of_other_signatures_do_not_know_of_rows():
         Signature("image", (7,), frames=9, rows=True)
     with pytest.raises(ValueError, match="rows are of one-channel codes"):
         Signature("image", (7, 7), rows=True)
+    with pytest.raises(ValueError, match="columns are those of rows"):
+        Signature("image", (7,), columns=3)
