@@ -30,6 +30,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/spoken_sentences.md",
     "docs/tutorials/your_pictures.md",
     "docs/tutorials/your_jets.md",
+    "docs/tutorials/your_videos.md",
     "docs/tutorials/your_text.md",
     "docs/tutorials/new_modality.md",
     "docs/tutorials/pretrained_llama.md",
@@ -73,6 +74,10 @@ SMALL_TOKENIZERS = {
     "recipes/pictures.py": {"image.steps": 5, "image.autoencoder.width": 8},
     "recipes/text.py": {"text.n_pieces": 300},
     "recipes/embed.py": {"image.steps": 5, "image.quantizer.n_codes": 16},
+    "recipes/video.py": {
+        "tokenizers.video.picture.steps": 5,
+        "tokenizers.video.picture.quantizer.n_codes": 16,
+    },
     "recipes/vocoder.py": {
         f"speech.vocoder.training.{name}": value for name, value in SMALL_NETWORK.items()
     },
@@ -86,6 +91,7 @@ SMALL_SOURCES = {
         "2.n_heldout": 2,
     },
     "recipes/restoration.py": {"0.source.n_digits": 40},
+    "recipes/video.py": {"0.copies": 1},
     "recipes/regression.py": {"0.n_train": 200, "0.n_heldout": 20},
     "recipes/neutrino.py": {"0.n_train": 200, "0.n_heldout": 20},
 }
