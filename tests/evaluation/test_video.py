@@ -51,8 +51,8 @@ def folder(tmp_path_factory):
         tasks=(Task(("caption",), ("video",), cond_dropout=0.5),),
         model=DecoderConfig(trunk=TransformerConfig(2, 32, 2, 2, 64)),
         train=TrainConfig(
-            steps=150, batch_size=4, seq_len=120, learning_rate=1e-2, warmup=10, ema_decay=0.0,
-            precision="float32", log_every=150,
+            steps=300, batch_size=4, seq_len=120, optimizer="muon", learning_rate=1e-2, warmup=10,
+            ema_decay=0.0, precision="float32", log_every=300,
         ),
         n_samples=8,
         sampling={"video": Sampling(temperature=0.0, max_frames=60)},
