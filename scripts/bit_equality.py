@@ -70,11 +70,13 @@ from mmtok.sources.sound_files import write_sound
 from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
+from mmtok.sources.videos import MovingDigits
 from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
+from mmtok.tokenizers.video import VideoConfig
 from mmtok.train.log import read_log
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -172,7 +174,7 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, source=tiny_source(source.source, data), copies=1)
     if isinstance(source, HandwrittenDigits):
         return replace(source, copies=1, n_digits=60)
-    if isinstance(source, ScannedDigits):
+    if isinstance(source, (MovingDigits, ScannedDigits)):
         return replace(source, copies=1)
     if isinstance(source, SpokenDigits):
         return replace(source, n_utterances=30)
@@ -206,6 +208,8 @@ def tiny_tokenizer(config: Any) -> Any:
             autoencoder=small_autoencoder(config.autoencoder),
             steps=STEPS,
         )
+    if isinstance(config, VideoConfig):
+        return replace(config, picture=tiny_tokenizer(config.picture))
     if isinstance(config, KLPatchesConfig):
         return replace(config, autoencoder=small_autoencoder(config.autoencoder), steps=STEPS)
     if isinstance(config, SentencePieceConfig):
