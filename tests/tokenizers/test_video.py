@@ -59,7 +59,8 @@ def test_learned_patches_are_those_of_pictures_and_survive_saving(rng, tmp_path)
     tokenizer.save(tmp_path / "saved")
     again = load(tmp_path / "saved")
     assert again.signature == tokenizer.signature and again.config == config
-    a, b = tokenizer.encode(signals[0]), again.encode(signals[0])
+    a = tokenizer.encode(signals[0])
+    b = again.encode(signals[0])
     assert np.array_equal(a.codes, b.codes)
     assert np.array_equal(tokenizer.decode(a), again.decode(b))
 
