@@ -56,6 +56,7 @@ from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
 from mmtok.run.tokenise import tokenise
+from mmtok.sources.conformers import Conformers
 from mmtok.sources.degraded import Degraded
 from mmtok.sources.fsdd import FSDD
 from mmtok.sources.handwritten import HandwrittenDigits
@@ -192,6 +193,8 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, path=str(make_sounds(data)))
     if isinstance(source, JetFile):
         return replace(source, path=str(make_jets(data)))
+    if isinstance(source, Conformers):
+        return replace(source, n_molecules=4, n_starts=2, heldout_share=0.3)
     if isinstance(source, (LinearGaussian, NeutrinoEvents)):
         return replace(source, n_train=40, n_heldout=10)
     if isinstance(source, FSDD):

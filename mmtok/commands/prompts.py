@@ -88,6 +88,9 @@ def read_segments(
             raise UserError(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise UserError(f"{word} is a folder; name a file in it, or give words")
+        worded = [m for m, config in run.recipe.tokenizers.items() if config.reads_words]
+        if "text" not in run.tokenizers and worded:
+            return run.encode(worded[0], [word])
         if "text" not in run.tokenizers:
             hint = "".join(f"; a number is given as {m}=600" for m in run.recipe.numbers[:1])
             hint += "".join(f"; a vector is given as {m}=0.5,-1" for m in run.recipe.vectors[:1])

@@ -47,6 +47,11 @@ class Signature:
         counts: the latents are log(1 + n) of counts n, so that p is a probability.
         unordered: the frames are latents of a set, in whatever order: a head of sets gives the
             density of the set, which all orders share.
+        given: of unordered frames, how many of each element's numbers, its last ones, are known
+            before the set is drawn: a head of sets conditions on them. They are the frames of the
+            segment before it, one for each element.
+        graph: of the given numbers the last ones are a row of U with U U^T the Laplacian of a graph
+            of the elements, one column per eigenvector: signs and order of columns mean nothing.
     """
 
     modality: str
@@ -63,6 +68,8 @@ class Signature:
     counts: bool = False
     unordered: bool = False
     columns: int = 0
+    given: int = 0
+    graph: int = 0
 
     def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
@@ -113,6 +120,12 @@ class Signature:
             raise UserError(
                 f"signature of {self.modality!r}: unordered frames are latents, of any number"
             )
+        if not 0 <= self.given < max(1, self.latent_size) or self.given and not self.unordered:
+            raise UserError(
+                f"signature of {self.modality!r}: given are some of the numbers of unordered frames"
+            )
+        if not 0 <= self.graph <= self.given:
+            raise UserError(f"signature of {self.modality!r}: graph is a part of what is given")
 
     def _check_sizes(self) -> None:
         """Raise UserError for numbers that no tokenizer has: they come from files too."""
@@ -142,6 +155,11 @@ class Signature:
         return len(self.levels) == 1 and not self.descending
 
     @property
+    def n_free(self) -> int:
+        """Of D numbers of a frame of latents, those that are not given."""
+        return self.latent_size - self.given
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Values of each channel of a segment's codes, with the row mark where there are rows."""
         return tuple(n + self.rows for n in self.levels)
@@ -164,7 +182,7 @@ class Signature:
     def as_dict(self) -> dict:
         """JSON-able fields."""
         fields = asdict(self)
-        for name in ("rows", "scales", "counts", "unordered", "columns"):
+        for name in ("rows", "scales", "counts", "unordered", "columns", "given", "graph"):
             if not fields[name]:  # a fingerprint does not change by what is not used
                 del fields[name]
         return fields

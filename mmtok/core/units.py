@@ -15,6 +15,7 @@ UNITS = {
     "video": ("bits/code", math.log(2)),
     "speech": ("nats/frame", 1.0),
     "jets": ("nats/particle", 1.0),
+    "conformer": ("nats/atom", 1.0),
 }
 DEFAULT = ("nats/frame", 1.0)
 

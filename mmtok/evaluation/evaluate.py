@@ -12,7 +12,16 @@ from typing import Any
 
 from mmtok.commands.sample import NOTHING
 from mmtok.errors import UserError
-from mmtok.evaluation import classification, cleaning, images, jets, speech, text, vectors
+from mmtok.evaluation import (
+    classification,
+    cleaning,
+    conformers,
+    images,
+    jets,
+    speech,
+    text,
+    vectors,
+)
 from mmtok.evaluation.completion import completed_figures
 from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
@@ -40,6 +49,7 @@ TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
     ("jets", "text"): classification.class_figures,
     ("jets", "jets"): cleaning.cleaning_figures,
     ("text", "video"): video_from_text,
+    ("molecule", "conformer"): conformers.conformers_from_molecule,
     (NOTHING, "image"): images.image_from_nothing,
     (NOTHING, "speech"): speech.speech_from_nothing,
     (NOTHING, "jets"): jets.jets_from_nothing,

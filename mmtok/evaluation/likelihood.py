@@ -147,7 +147,8 @@ def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
 
     Where frames are a set, p is that of the set: the sum over all orders of its frames. (Of a set
     that was cut at a cap it is that of the one list: what was left out decides which orders were
-    possible.)
+    possible.) Where numbers of each element are given, it is that of the others: the elements are
+    told apart, and their number is known.
     """
     signature = run.vocabulary.signatures[modality]
     frames = _unigram_of(signature)
@@ -155,8 +156,10 @@ def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
     for segment in _training_targets(run, modality):
         n_frames += len(segment)
         n_ends += not segment.truncated
-        frames.add(segment.values)
-    nll = sum(frames.nll(segment.values) for segment in segments)
+        frames.add(_drawn(segment, signature))
+    nll = sum(frames.nll(_drawn(segment, signature)) for segment in segments)
+    if signature.given:
+        return nll
     if signature.descending or signature.unordered:
         complete = [segment for segment in segments if not segment.truncated]
         nll -= sum(log_orders(segment.values[signature.headers :]) for segment in complete)
@@ -167,6 +170,13 @@ def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
             for segment in segments
         )
     return nll
+
+
+def _drawn(segment: Segment, signature: Signature) -> np.ndarray:
+    """The values of a segment without those that are given."""
+    if signature.given:
+        return segment.values[:, : signature.n_free]
+    return segment.values
 
 
 def _training_targets(run: Run, modality: str) -> Iterator[Segment]:
@@ -192,7 +202,7 @@ def _unigram_of(signature: Signature) -> _Histograms | _Gaussians | _Counts:
     if signature.counts:
         return _Counts(signature.latent_size)
     if is_density(signature):
-        return _Gaussians(signature.latent_size, signature.scales)
+        return _Gaussians(signature.n_free, signature.scales[: signature.n_free])
     return _Histograms(signature)
 
 

@@ -55,7 +55,8 @@ class TrainingTask(Protocol):
 class Known:
     """Segments of which some frames are known: values (N, T, C or D), free (N, T) bool.
 
-    The free frames are to be drawn; their values are not read.
+    The free frames are to be drawn; their values are not read, but for the last numbers of each
+    element of a set that its signature says are given.
     """
 
     values: Tensor

@@ -7,6 +7,9 @@ N! orders of N different elements are one set. p(N) is exact, the density is tha
 probability-flow ODE. The state h at the set's begin mark comes from the shared decoder, so the
 condition may be a text, another set, or of any other modality.
 
+Where some numbers of each element are given (`Signature.given`), so are N and which element is
+which: what is left is p(x_1 ... x_N | g_1 ... g_N, h).
+
 Sources: Buhmann et al. 2023 (EPiC-GAN, arXiv 2301.08128) for clouds of particles; Leigh et al. 2023
 (PC-JeDi, arXiv 2303.05376) and Buhmann et al. 2023 (EPiC-FM, arXiv 2310.00049) for their diffusion
 and flow matching. Letters: N sets, P frames of the largest, D latent size.
@@ -15,7 +18,7 @@ and flow matching. Letters: N sets, P frames of the largest, D latent size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -66,6 +69,8 @@ class SetDiffusion(Diffusion):
             their tokenizer, at this number.
         context: the network attends to the decoder's states at all positions before the set, not
             only to that at its begin mark: for conditions of many parts, such as another set.
+        rotations: the numbers that are drawn of an element are a position about the set's middle,
+            and training turns each set at random, so that no direction is another than others.
     """
 
     autoregressive = False
@@ -75,6 +80,7 @@ class SetDiffusion(Diffusion):
     network: DiTConfig = DiTConfig()
     max_frames: int = 128
     context: bool = False
+    rotations: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,18 +110,23 @@ class _Given:
         h: (N, M) the states at their begin marks.
         mask: (N, P) bool: where elements are, the first ones of each row.
         context: what is before the sets, where the head reads it.
+        numbers: (N, P, G) the given numbers of each element, where there are any.
     """
 
     h: Tensor
     mask: Tensor
     context: Context | None
+    numbers: Tensor | None = None
 
     def rows(self, chosen: Tensor, longest: int | None = None) -> _Given:
         """That of some of the sets, which are no larger than `longest`."""
         context: Context | None = None
         if self.context is not None:
             context = self.context.rows(chosen)
-        return _Given(self.h[chosen], self.mask[chosen, :longest], context)
+        numbers: Tensor | None = None
+        if self.numbers is not None:
+            numbers = self.numbers[chosen, :longest]
+        return _Given(self.h[chosen], self.mask[chosen, :longest], context, numbers)
 
 
 class SetDiffusionHead(DiffusionHead, SetHead):
@@ -126,9 +137,19 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         # without a condition the decoder's state says so
         condition = Vectors(width, droppable=False)
         context_size = width * config.context
-        network = SetDenoiser(config.network, signature.latent_size, condition, context_size)
+        network = SetDenoiser(
+            config.network,
+            signature.n_free,
+            condition,
+            context_size,
+            signature.given,
+            signature.graph,
+        )
         super().__init__(config, network, signature)
-        self.sizes = SetSizes(width, config.max_frames, signature.modality)
+        self.rotations = config.rotations
+        self.sizes: SetSizes | None = None
+        if not signature.given:
+            self.sizes = SetSizes(width, config.max_frames, signature.modality)
 
     def loss(
         self,
@@ -145,11 +166,14 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         """
         sizes = self._sizes(y, sizes)
         k = self.config.draws
-        n_nats = -self.sizes.log_prob(h, sizes)
+        n_nats = -self._log_p_sizes(h, sizes)
         copies = torch.arange(len(y), device=y.device).repeat_interleave(k)
-        given = _Given(h, sizes.mask(y.shape[1]), context).rows(copies)
+        y, numbers = self._parts(y, sizes)
+        given = _Given(h, sizes.mask(y.shape[1]), context, numbers).rows(copies)
         mask = given.mask[..., None]
-        y = y[copies].masked_fill(~mask, 0)
+        y = y[copies]
+        if self.rotations:
+            y = y @ rotations(len(y), y.shape[2], y)
         schedule = self.config.schedule
         sigma = schedule.training_sigma(1 - stratified(len(y), y))
         # where there is no element there is neither noise nor output, so that its error is 0
@@ -179,10 +203,13 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         """
         sizes = self._sizes(y, sizes)
         n = sizes.n_frames.double()
-        all_given = _Given(h, sizes.mask(y.shape[1]), context)
-        y = y.double().masked_fill(~all_given.mask[..., None], 0)
+        y, numbers = self._parts(y, sizes)
+        y = y.double()
+        all_given = _Given(h, sizes.mask(y.shape[1]), context, numbers)
         probe = rademacher_like(y, generator)
-        found = self.sizes.log_prob(h, sizes).double() + torch.lgamma(n + 1)
+        found = self._log_p_sizes(h, sizes).double()
+        if numbers is None:
+            found = found + torch.lgamma(n + 1)
         found = found - n * math.fsum(map(math.log, self.signature.scales))
         for rows in self._alike(sizes.n_frames):
             longest = max(1, int(sizes.n_frames[rows].max()))
@@ -200,7 +227,7 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         if not len(n_frames):
             return []
         order = n_frames.argsort(stable=True)
-        exact = n_frames[order] * self.signature.latent_size <= self.config.exact_dimensions
+        exact = n_frames[order] * self.signature.n_free <= self.config.exact_dimensions
         n_exact = int(exact.sum())
         parts = [order[:n_exact], order[n_exact:]]
         return [chunk for part in parts if len(part) for chunk in part.split(SCORED_SETS)]
@@ -233,13 +260,15 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         return preconditioned(self._network_of(given), self.config.schedule, dtype)
 
     def check_training(self, sizes: Sizes) -> None:
-        """As `SetSizes.check_training`."""
-        self.sizes.check_training(sizes)
+        """As `SetSizes.check_training`; of given elements any number will do."""
+        if self.sizes is not None:
+            self.sizes.check_training(sizes)
 
     def sample_sizes(
         self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator
     ) -> Sizes:
         """Draw the number of elements from p(N | h), under the temperature and the guidance."""
+        assert self.sizes is not None, "of given elements the number is known"
         return self.sizes.sample(hs, sampling, generator)
 
     def sample(
@@ -256,21 +285,26 @@ class SetDiffusionHead(DiffusionHead, SetHead):
     ) -> Tensor:
         """Draw sets (N, P, D) float32; see `SetHead.sample`.
 
+        known: the given numbers of each element, with `sizes`; they come back as they are.
+
         Raises UserError for known frames, which it cannot keep.
         """
         check_all_free(known)
         if sizes is None:
             sizes = self.sample_sizes(hs, sampling, generator)
+        numbers: Tensor | None = None
+        if known is not None:
+            _, numbers = self._parts(known.values, sizes)
         n_frames = sizes.n_frames
         mask = sizes.mask(max([1, *n_frames.tolist()]))
         # the noise of a set does not depend on how far others reach
-        size = (int(n_frames.sum()), self.signature.latent_size)
+        size = (int(n_frames.sum()), self.signature.n_free)
         flat = normal_like(hs[0].new_empty(size, dtype=torch.float64), generator)
         noise = flat.new_zeros((*mask.shape, size[1]))
         noise[mask] = flat
-        show = with_frames(callback, partial(_only, mask))
-        drawn = self.from_noise(hs, noise, mask, sampling, generator, show, contexts)
-        return _only(mask, drawn).float()
+        show = with_frames(callback, partial(_frames, mask, numbers))
+        drawn = self.from_noise(hs, noise, mask, sampling, generator, show, contexts, numbers)
+        return _frames(mask, numbers, drawn).float()
 
     def from_noise(
         self,
@@ -281,11 +315,15 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         generator: torch.Generator,
         callback: Callback | None = None,
         contexts: Sequence[Context] = (),
+        numbers: Tensor | None = None,
     ) -> Tensor:
-        """The sets that noise (N, P, D) becomes; mask (N, P) bool: where elements are."""
-        given = [_Given(h, mask, None) for h in hs]
+        """The sets that noise (N, P, D) becomes; mask (N, P) bool: where elements are.
+
+        numbers (N, P, G): those that are given, which are none of the D.
+        """
+        given = [_Given(h, mask, None, numbers) for h in hs]
         if contexts:
-            given = [_Given(h, mask, c) for h, c in zip(hs, contexts, strict=True)]
+            given = [_Given(h, mask, c, numbers) for h, c in zip(hs, contexts, strict=True)]
         denoisers = [self._set_denoiser(one) for one in given]
         return self.solve(denoisers, noise, sampling, generator, callback)
 
@@ -315,15 +353,35 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         if given.context is not None:
             states = given.context.states.to(x.dtype)
             more = {"context": states, "context_mask": given.context.mask}
+        if given.numbers is not None:
+            more["given"] = given.numbers.to(x.dtype)
         return self.network(x, c_noise, given.mask, given.h.to(x.dtype), **more)
 
     def _sizes(self, y: Tensor, sizes: Sizes | None) -> Sizes:
         """The sizes that are given, once they were checked; None: all frames of y (N, P, D)."""
-        self.sizes.check(y.shape[1])
+        if self.sizes is not None:
+            self.sizes.check(y.shape[1])
         if sizes is not None:
             return sizes
         n_frames = torch.full((len(y),), y.shape[1], device=y.device)
         return Sizes(n_frames, torch.zeros_like(n_frames, dtype=torch.bool))
+
+    def _log_p_sizes(self, h: Tensor, sizes: Sizes) -> Tensor:
+        """Log p(N | h) (N,); 0 where the elements are given."""
+        if self.sizes is None:
+            return h.new_zeros(len(h))
+        return self.sizes.log_prob(h, sizes)
+
+    def _parts(self, y: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
+        """What is drawn of sets y (N, P, D), and what is given; 0 where there is no element."""
+        y = y.masked_fill(~sizes.mask(y.shape[1])[..., None], 0)
+        if not self.signature.given:
+            return y, None
+        return y[..., : self.signature.n_free], y[..., self.signature.n_free :]
+
+    def data_notes(self, segments: Iterable[Tensor]) -> list[str]:
+        """A sigma_data that does not fit what is drawn of latents (T, D)."""
+        return super().data_notes(y[:, : self.signature.n_free] for y in segments)
 
 
 def _trace_within(mask: Tensor) -> Divergence:
@@ -338,6 +396,16 @@ def _trace_within(mask: Tensor) -> Divergence:
     return divergence
 
 
-def _only(mask: Tensor, x: Tensor) -> Tensor:
-    """States x (N, P, D), NaN where the mask (N, P) has no element."""
+def _frames(mask: Tensor, numbers: Tensor | None, x: Tensor) -> Tensor:
+    """States x and the given numbers as frames (N, P, D), NaN where the mask has no element."""
+    if numbers is not None:
+        x = torch.cat([x, numbers.to(x.dtype)], 2)
     return x.masked_fill(~mask[..., None], math.nan)
+
+
+def rotations(n: int, size: int, like: Tensor) -> Tensor:
+    """Random rotations (n, size, size), each as likely as any other (Mezzadri 2007, section 5)."""
+    q, r = torch.linalg.qr(normal_like(like.new_empty(n, size, size, dtype=torch.float64)))
+    q = q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
+    flip = torch.linalg.det(q).sign()[:, None]
+    return torch.cat([q[..., :1] * flip[..., None], q[..., 1:]], 2).to(like.dtype)

@@ -7,8 +7,9 @@ which the SMILES names them. This file alone imports rdkit's core.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ SUFFIXES = (".sdf", ".smi", ".smiles", ".csv", ".tsv")
 HEADERS = ("smiles", "canonical_smiles")
 
 
-class Conformer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Conformer:
     """A molecule in space.
 
     Attributes:

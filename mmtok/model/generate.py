@@ -14,7 +14,7 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Context, Head, Known, SetHead
+from mmtok.heads.base import Callback, Context, Head, Known, SetHead, Sizes
 from mmtok.heads.sampling import Sampling
 from mmtok.model.autoregressive import without_condition
 from mmtok.model.captured import make_sampler
@@ -193,8 +193,8 @@ def draw_sets(
     """Draw the last segments of open documents as sets, as one batch.
 
     Of a set that is larger than `Sampling.max_frames` so many elements are kept, whichever: it is
-    truncated, as one of more elements than its head counts. Raises UserError where frames are to be
-    kept.
+    truncated, as one of more elements than its head counts. Of elements that are given all are
+    kept. Raises UserError where frames are to be kept.
     """
     if any(len(p.target) for p in prompts):
         raise UserError(
@@ -205,22 +205,51 @@ def draw_sets(
     with evaluating(lm):
         contexts = [states_of(lm, documents) for documents in _streams(prompts, sampling)]
         hs = [context.last for context in contexts]
-        sizes = head.sample_sizes(hs, sampling, generator)
+        known: Known | None = None
+        if lm.vocabulary.signatures[modality].given:
+            sizes, known = _given_elements(lm, modality, prompts)
+        else:
+            sizes = head.sample_sizes(hs, sampling, generator)
         if not head.config.reads_context:
             contexts = []
-        sets = head.sample(
-            hs, sampling, generator, callback=callback, sizes=sizes, contexts=contexts
-        )
+        sets = head.sample(hs, sampling, generator, known, callback, sizes=sizes, contexts=contexts)
     signature = lm.vocabulary.signatures[modality]
     drawn = []
     for x, n, is_cut in zip(
         sets.cpu().numpy(), sizes.n_frames.tolist(), sizes.truncated.tolist(), strict=True
     ):
-        n_kept = min(n, sampling.max_frames)
+        n_kept = n
+        if not signature.given:
+            n_kept = min(n, sampling.max_frames)
         goes_on = is_cut or n_kept < n
         segment = segment_of(signature, x[:n_kept], truncated=goes_on)
         drawn.append(Sampled(segment, ("end", "cap")[goes_on]))
     return drawn
+
+
+def _given_elements(lm: LM, modality: str, prompts: Sequence[Document]) -> tuple[Sizes, Known]:
+    """How many elements the sets have, and their given numbers: the frames of what is before them.
+
+    Raises UserError where the prompt's last segment does not have such frames.
+    """
+    signature = lm.vocabulary.signatures[modality]
+    parts = []
+    for prompt in prompts:
+        before = prompt.segments[-2] if len(prompt.segments) > 1 else None
+        numbers = None if before is None else before.latents
+        if numbers is None or numbers.shape[1] != signature.given:
+            raise UserError(
+                f"{modality} is drawn for elements that are given: the prompt must end with them,"
+                f" as latents of {signature.given} numbers each"
+            )
+        parts.append(numbers)
+    n_frames = torch.tensor([len(numbers) for numbers in parts], device=lm.device)
+    values = torch.zeros(len(parts), max(map(len, parts)), signature.latent_size)
+    for row, numbers in enumerate(parts):
+        values[row, : len(numbers), signature.n_free :] = torch.from_numpy(numbers)
+    free = torch.ones(values.shape[:2], dtype=torch.bool)
+    sizes = Sizes(n_frames, torch.zeros_like(n_frames, dtype=torch.bool))
+    return sizes, Known(values.to(lm.device), free.to(lm.device))
 
 
 def _streams(prompts: Sequence[Document], sampling: Sampling) -> list[Sequence[Document]]:

@@ -11,7 +11,7 @@ D also counts a particle's features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from mmtok.nn.conditioning import (
     modulate,
     zero_module,
 )
+from mmtok.nn.graph import GraphBias
 
 NORM_EPS = 1e-6
 
@@ -277,7 +278,8 @@ class SetDenoiser(nn.Module):
     """A diffusion transformer over sets of particles.
 
     It has no positions, so reordering the particles reorders the outputs. With a context_size each
-    layer also attends to a context, such as the states of another set.
+    layer also attends to a context, such as the states of another set. With n_given it is told that
+    many numbers of each particle, of which the last n_graph are a graph's (`GraphBias`).
     """
 
     def __init__(
@@ -286,11 +288,17 @@ class SetDenoiser(nn.Module):
         n_features: int,
         condition: ConditionConfig | None = None,
         context_size: int = 0,
+        n_given: int = 0,
+        n_graph: int = 0,
     ):
         super().__init__()
+        self.n_graph = n_graph
         self.conditioning = Conditioning(config.width, condition)
         self.count = TimestepEmbedding(config.width)
-        self.enter = nn.Linear(n_features, config.width)
+        self.enter = nn.Linear(n_features + n_given - n_graph, config.width)
+        self.graph: GraphBias | None = None
+        if n_graph:
+            self.graph = GraphBias(config.depth, config.n_heads)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.crosses: nn.ModuleList | None = None
         if context_size:
@@ -308,10 +316,12 @@ class SetDenoiser(nn.Module):
         dropped: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Particles x (B, P, D), c_noise (B,), mask (B, P) bool -> (B, P, D), 0 where masked out.
 
-        context (B, S, context_size), with a mask (B, S) bool of what is there of it.
+        context (B, S, context_size), with a mask (B, S) bool of what is there of it. given
+        (B, P, n_given), where there are such numbers.
 
         mask: True where a particle is real; what stands elsewhere is not read, be it NaN. The
         number of real particles is an input of its own: attention averages, so it cannot count.
@@ -320,9 +330,15 @@ class SetDenoiser(nn.Module):
         conditioning = conditioning + self.count(mask.sum(1).to(c_noise.dtype))
         # an empty set attends to its padding, as a softmax over nothing is NaN
         attn_mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]
+        if given is not None:
+            x = torch.cat([x, given[..., : given.shape[2] - self.n_graph]], 2)
+        biases: Sequence[Tensor] = [attn_mask] * len(self.blocks)
+        if self.graph is not None and given is not None:
+            pairs = self.graph(given[..., given.shape[2] - self.n_graph :], mask)
+            biases = [bias.masked_fill(~attn_mask, -torch.inf) for bias in pairs]
         z = self.enter(x.masked_fill(~mask[..., None], 0))
         for i, block in enumerate(self.blocks):
-            z = block(z, conditioning, attn_mask)
+            z = block(z, conditioning, biases[i])
             if self.crosses is not None:
                 z = self.crosses[i](z, context, context_mask)
         return self.final(z, conditioning).masked_fill(~mask[..., None], 0)

@@ -40,6 +40,7 @@ from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
 from mmtok.run.prompt_format import format_fields
 from mmtok.sources.base import Source
+from mmtok.sources.conformers import Conformers
 from mmtok.sources.degraded import Degraded
 from mmtok.sources.fsdd import FSDD
 from mmtok.sources.handwritten import HandwrittenDigits
@@ -66,6 +67,7 @@ from mmtok.tokenizers.jet_codes import JetCodesConfig
 from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.molecules import ConformerConfig, MoleculeConfig
 from mmtok.tokenizers.numbers import NumberConfig
 from mmtok.tokenizers.patch_rows import PatchRowsConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
@@ -101,6 +103,8 @@ PackageTokenizers = (
     | VectorConfig
     | VideoConfig
     | VoiceConfig
+    | MoleculeConfig
+    | ConformerConfig
 )
 PackageSources = (
     TextFile
@@ -122,6 +126,7 @@ PackageSources = (
     | Degraded
     | MovingDigits
     | VideoFolder
+    | Conformers
 )
 
 

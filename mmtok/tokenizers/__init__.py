@@ -36,6 +36,8 @@ KINDS = {
     "JetCodes": "jet_codes",
     "JetLatents": "jet_latents",
     "JetVQ": "jet_vq",
+    "Molecule": "molecules",
+    "Conformation": "molecules",
     "Number": "numbers",
     "Vector": "vectors",
     "Videos": "video",

@@ -53,6 +53,8 @@ class TokenizerConfig(ABC):
     signature_is_bound: ClassVar[bool] = False
     # constructors without arguments that a command line may name instead: dmel_40hz as dmel-40hz
     presets: ClassVar[tuple[str, ...]] = ()
+    # a run without text takes the words of a prompt, where they name no file, as such signals
+    reads_words: ClassVar[bool] = False
 
     def named(self, modality: str) -> Self:
         """This config under the name that a recipe gives its modality; most have their own."""

@@ -15,10 +15,10 @@ from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.diffusion.schedules import EDM, VP, CondOT
 from mmtok.errors import UserError
-from mmtok.heads.base import Context, Sizes
+from mmtok.heads.base import Context, Known, Sizes
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.sampling import Sampling
-from mmtok.heads.set_diffusion import SetDiffusion
+from mmtok.heads.set_diffusion import SetDiffusion, rotations
 from mmtok.model.generate import generate, infill, stream
 from mmtok.model.likelihood import score
 from mmtok.model.lm import LM, DecoderConfig, fitting_heads
@@ -456,3 +456,139 @@ def test_heads_of_sets_are_for_sets():
     with pytest.raises(UserError, match="unordered"):
         Signature("cloud", latent_size=2, frames=3, unordered=True)
     assert "unordered" not in ordered.as_dict() and CLOUD.as_dict()["unordered"]
+
+
+# ---- numbers that are given
+
+GIVEN_CLOUD = Signature("cloud", latent_size=2 + 3 + 6, unordered=True, given=9, graph=6)
+
+
+def path_graph(n):
+    """Rows of U (n, 6) of a path of n elements, as the last of the given numbers."""
+    laplacian = np.diag([1.0, *[2.0] * (n - 2), 1.0]) - np.eye(n, k=1) - np.eye(n, k=-1)
+    eigenvalues, vectors = np.linalg.eigh(laplacian)
+    u = np.zeros((n, 6))
+    u[:, : n - 1] = vectors[:, 1:] * np.sqrt(eigenvalues[1:])
+    return torch.from_numpy(u)
+
+
+def given_numbers(n, seed=5):
+    features = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([features, path_graph(n).float()], 1)
+
+
+def known_of(*numbers):
+    longest = max(map(len, numbers))
+    values = torch.zeros(len(numbers), longest, 11)
+    for row, one in enumerate(numbers):
+        values[row, : len(one), 2:] = one
+    return Known(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+
+def test_given_numbers_come_back_and_say_how_many_elements_there_are():
+    head = head_of(GIVEN_CLOUD)
+    numbers = [given_numbers(5), given_numbers(3, seed=6)]
+    with torch.no_grad():
+        drawn = head.sample(
+            [states(2)[0]], Sampling(), generator(), known_of(*numbers), sizes=sizes_of(5, 3)
+        )
+    assert torch.equal(drawn[0, :, 2:], numbers[0]) and torch.equal(drawn[1, :3, 2:], numbers[1])
+    assert drawn[1, 3:].isnan().all() and drawn[0].isfinite().all()
+
+
+def test_permuting_given_elements_permutes_what_is_drawn_for_them():
+    head = head_of(GIVEN_CLOUD)
+    h = states(1)[0]
+    noise = torch.randn(1, 5, 2, dtype=torch.float64, generator=generator())
+    order = torch.tensor([3, 1, 4, 0, 2])
+    numbers = given_numbers(5)[None]
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    with torch.no_grad():
+        plain = head.from_noise([h], noise, mask, Sampling(), None, numbers=numbers)
+        moved = head.from_noise(
+            [h], noise[:, order], mask, Sampling(), None, numbers=numbers[:, order]
+        )
+        other = head.from_noise([h], noise, mask, Sampling(), None, numbers=numbers[:, order])
+    torch.testing.assert_close(moved, plain[:, order], rtol=0, atol=1e-4)
+    assert (other - plain).abs().max() > 1e-2
+
+
+def test_signs_of_the_graphs_eigenvectors_change_no_draw():
+    head = head_of(GIVEN_CLOUD)
+    h = states(1)[0]
+    noise = torch.randn(1, 5, 2, dtype=torch.float64, generator=generator())
+    numbers = given_numbers(5)[None]
+    flipped = numbers.clone()
+    flipped[..., 3:] *= torch.tensor([1, -1, -1, 1, -1, 1])
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    with torch.no_grad():
+        plain = head.from_noise([h], noise, mask, Sampling(), None, numbers=numbers)
+        again = head.from_noise([h], noise, mask, Sampling(), None, numbers=flipped)
+    torch.testing.assert_close(again, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exact", [64, 0])
+def test_a_gaussian_of_given_elements_has_its_density(exact):
+    """Before training D(x) = c_skip x: each number is of N(0, 1), and there are no orders."""
+    head = head_of(GIVEN_CLOUD, shake=False, exact_dimensions=exact, ode_steps=64)
+    y = torch.cat([states(2, longest=5)[1], torch.stack([given_numbers(5)] * 2)], 2)
+    sizes = sizes_of(5, 3)
+    found = head.log_prob(states(2)[0], y, generator(), sizes=sizes)
+    for row, n in enumerate((5, 3)):
+        expected = torch.distributions.Normal(0, 1).log_prob(y[row, :n, :2].double()).sum()
+        assert found[row].item() == pytest.approx(expected.item(), abs=0.05)
+    bare = head.loss(states(2)[0], y, sizes=sizes)
+    assert bare.shape == (2,) and bare.isfinite().all()
+
+
+def test_rotations_are_uniform_and_keep_distances():
+    torch.manual_seed(0)
+    turns = rotations(4000, 3, torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(3).double().expand(4000, 3, 3))
+    torch.testing.assert_close(torch.linalg.det(turns), torch.ones(4000).double())
+    # entries of a uniform rotation have mean 0 and variance 1/3; 5 standard deviations of the mean
+    assert turns.mean(0).abs().max() < 5 * (1 / 3 / 4000) ** 0.5
+    assert (turns.square().mean(0) - 1 / 3).abs().max() < 5 * (4 / 45 / 4000) ** 0.5
+    # the trace is 1 + 2 cos(angle), whose mean is 0
+    assert turns.diagonal(dim1=1, dim2=2).sum(1).mean().abs() < 5 * (1 / 4000) ** 0.5
+
+
+def test_training_with_rotations_sees_a_set_in_all_directions():
+    """With the set turned, the loss's mean is the same for a set and for that set turned before."""
+    signature = Signature("cloud", latent_size=3, unordered=True)
+    head = head_of(signature, rotations=True, draws=4000)
+    h, y = states(1, 3, 3)
+    turned = y @ rotations(1, 3, y)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        plain = head.loss(h, y, sizes=sizes_of(3))
+        moved = head.loss(h, turned, sizes=sizes_of(3))
+    assert moved.item() == pytest.approx(plain.item(), rel=0.05)
+
+
+def test_given_elements_are_the_frames_before_the_set():
+    vocabulary = Vocabulary([TEXT, Signature("atoms", latent_size=9, unordered=True), GIVEN_CLOUD])
+    config = DecoderConfig(
+        trunk=TransformerConfig(1, 16, 2, 2, 32),
+        heads={"cloud": SetDiffusion(schedule=EXACT, network=DIT, steps=4)},
+    )
+    torch.manual_seed(0)
+    lm = LM(config, vocabulary)
+    atoms = Segment("atoms", latents=given_numbers(4).numpy())
+    empty = Segment("cloud", latents=np.zeros((0, 11), np.float32))
+    prompt = Document((atoms, empty), (False, True), open_end=True)
+    (sampled,) = generate(lm, [prompt], Sampling(), generator())
+    np.testing.assert_array_equal(sampled.segment.latents[:, 2:], atoms.latents)
+    assert sampled.stop == "end"
+    wrong = Document((GIVEN, empty), (False, True), open_end=True)
+    with pytest.raises(UserError, match="drawn for elements that are given"):
+        generate(lm, [wrong], Sampling(), generator())
+
+
+def test_given_numbers_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="given are some"):
+        Signature("cloud", latent_size=2, unordered=True, given=2)
+    with pytest.raises(UserError, match="given are some"):
+        Signature("cloud", latent_size=2, given=1)
+    with pytest.raises(UserError, match="graph is a part"):
+        Signature("cloud", latent_size=3, unordered=True, given=1, graph=2)
