@@ -17,8 +17,10 @@ import numpy as np
 
 from mmtok.core.segment import Document
 from mmtok.data.subset import random_subset
+from mmtok.errors import UserError
 from mmtok.evaluation.likelihood import last_nll
 from mmtok.evaluation.task import TaskEvaluation, can_be_classified
+from mmtok.io.arrays import read_npz
 from mmtok.io.filenames import file_names
 from mmtok.io.files import atomic_write, write_text
 from mmtok.io.messages import counted
@@ -27,6 +29,7 @@ from mmtok.metrics.calibration import reliability
 from mmtok.metrics.intervals import mean_estimate
 from mmtok.metrics.roc import auc_estimate
 
+WHAT = "probabilities of classes"
 N_CLASSIFIED = 2000  # held-out signals
 MOST_PAIRED = 6  # classes up to which every two have an AUC
 
@@ -65,10 +68,13 @@ class Classified:
 
     @classmethod
     def load(cls, path: Path) -> Classified:
-        """The inverse of `save`."""
-        with np.load(path, allow_pickle=False) as file:
-            names = tuple(str(name) for name in file["names"])
-            return cls(names, file["probabilities"], file["labels"])
+        """The inverse of `save`. Raises UserError for a damaged file."""
+        names, probabilities, labels = read_npz(path, ("names", "probabilities", "labels"), WHAT)
+        of_all = (len(labels), len(names))
+        is_class = (labels >= 0) & (labels < len(names))
+        if probabilities.shape != of_all or labels.dtype.kind != "i" or not is_class.all():
+            raise UserError(f"{path}: cannot be read as {WHAT} (its arrays do not fit together)")
+        return cls(tuple(map(str, names)), probabilities, labels)
 
 
 def path_of(task_name: str, folder: Path) -> Path:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from mmtok.data.subset import random_subset
+from mmtok.errors import UserError
 from mmtok.evaluation.task import TaskEvaluation
+from mmtok.io.arrays import names_in, read_npz
 from mmtok.io.files import atomic_write
 from mmtok.metrics.calibration import coverage, pit, uniformity
 from mmtok.metrics.grooming import puppi, soft_drop
@@ -21,6 +23,7 @@ from mmtok.metrics.intervals import paired_difference, width_estimate
 from mmtok.metrics.jets import masses
 from mmtok.metrics.substructure import subjettiness_ratios
 
+WHAT = "observables of jets"
 N_DRAWS = 32  # of each posterior
 METHODS = ("run", "soft_drop", "puppi", "raw")
 OBSERVABLES = ("mass", "tau21")
@@ -62,12 +65,15 @@ class Cleaned:
 
     @classmethod
     def load(cls, path: Path) -> Cleaned:
-        """The inverse of `save`."""
+        """The inverse of `save`. Raises UserError for a damaged file."""
+        names = names_in(path, WHAT)
         tables: dict[str, dict[str, np.ndarray]] = {}
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                method, _, key = name.partition("/")
-                tables.setdefault(method, {})[key] = file[name]
+        for name, array in zip(names, read_npz(path, names, WHAT), strict=True):
+            method, _, key = name.partition("/")
+            tables.setdefault(method, {})[key] = array
+        needed = {f"{m}/{key}" for m in ("truth", "draws", *METHODS[1:]) for key in OBSERVABLES}
+        if not needed <= set(names):
+            raise UserError(f"{path}: cannot be read as {WHAT} (arrays are missing)")
         return cls(tables.pop("truth"), tables.pop("draws"), tables)
 
 

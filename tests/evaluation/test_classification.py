@@ -70,6 +70,28 @@ def test_classes_that_differ_are_told(task):
     assert figures["cross_entropy"] == pytest.approx(-np.log(own).mean())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"no arrays"),
+        lambda path: path.write_bytes(path.read_bytes()[:300]),
+        lambda path: np.savez(path, names=np.array(["a"]), labels=np.array([0])),
+        lambda path: np.savez(
+            path, names=np.array(["a"]), labels=np.array([1]), probabilities=np.ones((1, 1))
+        ),
+    ],
+)
+def test_a_damaged_file_of_classes_is_refused_in_one_line(tmp_path, damage):
+    path = tmp_path / "classes.npz"
+    found = Classified(("a", "b"), np.array([[0.25, 0.75]]), np.array([1]))
+    found.save(path)
+    same = Classified.load(path)
+    assert same.names == found.names and (same.probabilities == found.probabilities).all()
+    damage(path)
+    with pytest.raises(UserError, match="cannot be read as probabilities of classes"):
+        Classified.load(path)
+
+
 def test_an_ensemble_of_a_run_with_itself_is_the_run(task, trained):
     alone = classify(task).probabilities
     take_ensemble(task.run, [trained / "run0"])

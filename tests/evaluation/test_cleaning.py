@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmtok.data.tasks import Task
+from mmtok.errors import UserError
 from mmtok.evaluation.cleaning import Cleaned, _figures, cleaned_path
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.heads.set_diffusion import SetDiffusion
@@ -95,5 +96,8 @@ def test_a_run_is_evaluated_and_its_report_has_the_curves(tmp_path, monkeypatch)
     assert stored.draws["mass"].shape == (8, 4)
     assert stored.errors("mass", "puppi").shape == (8,)
     assert json.loads((run.folder / "evaluation.json").read_text())["jets_from_jets"] == figures
+    np.savez(tmp_path / "half.npz", **{"truth/mass": stored.truth["mass"]})
+    with pytest.raises(UserError, match="half.npz: cannot be read as observables of jets"):
+        Cleaned.load(tmp_path / "half.npz")
     page = write_report(run).read_text()
     assert "mass, errors of estimates: this run" in page and "PIT of 8 truths" in page
