@@ -1,6 +1,6 @@
 """Videos as pictures in time: digits that move over a canvas, from their names or first pictures.
 
-A picture's patches are learned codes, and each picture is a row of them. Training takes some three
+A picture's patches are learned codes, and each picture is a row of them. Training takes some four
 minutes of a processor. Needs the extra `demo`.
 
     mmtok train recipes/video.py
