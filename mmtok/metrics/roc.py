@@ -5,14 +5,15 @@ Letters: n scores of the first set, m of the second, which should be the larger 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from mmtok.metrics.intervals import LEVEL, N_RESAMPLES, Estimate
 
 
-class ROC(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ROC:
     """Shares above each threshold, from the highest down; both begin at 0 and end at 1.
 
     Attributes:

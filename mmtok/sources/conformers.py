@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,8 @@ MOST_ITERATIONS = 2_000  # of a relaxation
 MOST_MATCHES = 1_000  # symmetric numberings of a molecule that are tried
 
 
-class Minima(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Minima:
     """The distinct minima of a molecule, by rising energy.
 
     Attributes:
