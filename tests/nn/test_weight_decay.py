@@ -30,7 +30,7 @@ TABLES = (
     "model.embed_tokens.weight",
     "frame_in.*.table.weight",
     "frame_in.*.share.weight",
-    "heads.jets.conditioning.*.weight",
+    "heads.*.conditioning.*.weight",
     "heads.image.network.enter.weight",
     "*position_embed",
 )

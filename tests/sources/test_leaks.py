@@ -100,7 +100,7 @@ def test_a_picture_in_two_tars(pictures, tmp_path):
     source = ImageFolder(str(tars), train="train", heldout="test")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused(source, "as is that of 2 of 102 held-out pictures")
+        refused(source, "in the one to hold out, as are 2 of 102")
 
 
 def test_a_sound_under_two_names(tmp_path):
