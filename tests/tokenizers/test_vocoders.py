@@ -317,3 +317,11 @@ def test_the_package_s_own_weights_are_found_by_their_spectrogram(tmp_path, monk
     tokenizer = DMelConfig(vocoder=ISTFTConfig(), dequantiser=DequantiserConfig()).build()
     assert tokenizer.vocoder.spec == MelSpec()
     assert len(tokenizer.decode(tokenizer.encode(clip()))) == len(clip())
+
+
+def test_a_vocoder_that_is_read_draws_nothing_from_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    DMelConfig.dmel_40hz().build().decode(Segment("speech", codes=np.zeros((8, 80), np.int64)))
+    assert torch.equal(torch.rand(3), expected)
