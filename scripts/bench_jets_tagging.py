@@ -185,7 +185,7 @@ def strange_figures(folder: Path) -> dict[str, Any]:
         for name in source.classes:
             path = folder / f"{name}.npz"
             write_jets(path, list(islice(_held_out(source, name, folder), N_SCORED)))
-            found[name] = unusual(run, [str(path)], against=against)
+            (found[name],) = unusual(run, [[str(path)]], against=against)
     usual = found["gluon"] + found["quark"]
     results = {}
     for name in STRANGE.classes:

@@ -67,48 +67,58 @@ class Unusual:
 
 def unusual(
     run: Run,
-    files: Sequence[str],
+    sets: Sequence[Sequence[str]],
     condition: Sequence[str] = (),
     reading: Mapping[str, Any] = MappingProxyType({}),
     against: Run | None = None,
-) -> list[Unusual]:
-    """The scores of every signal of some files.
+) -> list[list[Unusual]]:
+    """The scores of every signal of some sets of files, by set.
 
     Args:
         run: learned what is usual.
-        files: as of `score`.
+        sets: each of files as `score` takes them; all of one modality.
         condition: given to the run; likewise.
         reading: how the files are read; likewise.
         against: another run, which scores the same signals by itself.
 
     Raises UserError for signals of several modalities, and where the other run reads other signals.
     """
-    rows = score(run, files, condition, reading)
-    modalities = sorted({row.modality for row in rows})
+    rows = [score(run, files, condition, reading) for files in sets]
+    modalities = sorted({row.modality for of_set in rows for row in of_set})
     if len(modalities) > 1:
         raise UserError(
             f"score --anomaly: these are signals of {', '.join(modalities)}, which cannot be"
             " compared; score one modality at a time"
         )
-    others = None
-    if against is not None:
-        others = score(against, files, condition, reading)
-        if [row.name for row in others] != [row.name for row in rows]:
-            raise UserError(
-                f"score --against: {against.folder} reads {len(others)} signals where"
-                f" {run.folder} reads {len(rows)}; they must be the same"
-            )
-    if not rows:
-        return []
+    if not modalities:
+        return [[] for _ in sets]
     usual = _usual_nll(run, modalities[0], condition)
     found = []
-    for i, row in enumerate(rows):
-        nll = row.nats / max(1, row.units)
-        ratio = None
-        if others is not None:
-            ratio = row.nats - others[i].nats
-        found.append(Unusual(row.name, _unit(row), nll, abs(nll - usual), ratio))
+    for files, of_set in zip(sets, rows, strict=True):
+        ratios: Sequence[float | None] = [None] * len(of_set)
+        if against is not None:
+            others = score(against, files, condition, reading)
+            ratios = _ratios(run, of_set, against, others)
+        scored = zip(of_set, ratios, strict=True)
+        found.append([_unusual(row, usual, ratio) for row, ratio in scored])
     return found
+
+
+def _ratios(
+    run: Run, rows: Sequence[Scored], against: Run, others: Sequence[Scored]
+) -> list[float]:
+    """Nats of the same signals under the run, less those under the other."""
+    if [row.name for row in others] != [row.name for row in rows]:
+        raise UserError(
+            f"score --against: {against.folder} reads {len(others)} signals where"
+            f" {run.folder} reads {len(rows)}; they must be the same"
+        )
+    return [row.nats - other.nats for row, other in zip(rows, others, strict=True)]
+
+
+def _unusual(row: Scored, usual: float, ratio: float | None) -> Unusual:
+    nll = row.nats / max(1, row.units)
+    return Unusual(row.name, _unit(row), nll, abs(nll - usual), ratio)
 
 
 def _unit(row: Scored) -> str:

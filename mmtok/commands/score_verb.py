@@ -91,6 +91,7 @@ def score(
     )
 
     def lines_of(opened: Run) -> list[Any]:
+        """What is printed, a value for each line."""
         take_ensemble(opened, ensemble, dropout_members)
         if not anomaly:
             rows = score_files(opened, files, condition, reading)
@@ -98,8 +99,7 @@ def score(
         other = None
         if against is not None:
             other = open_run(against, recipe, opened.device)
-        found = unusual(opened, files, condition, reading, other)
-        usual = unusual(opened, normal, condition, reading, other)
+        found, usual = unusual(opened, (files, normal), condition, reading, other)
         return [*found, *found_lines(found, usual)]
 
     for line in run_on_all_ranks(run, recipe, lines_of, device, checkpoint) or ():

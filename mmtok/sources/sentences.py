@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -194,7 +195,12 @@ class SpokenChunk:
     def _make(self) -> None:
         # first: a folder that cannot be made is known before the work
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        clips, rates = spoken(self.utterances)
+        try:
+            clips, rates = spoken(self.utterances)
+        except UserError:
+            with suppress(OSError):  # other clips are in it
+                self.path.parent.rmdir()
+            raise
         try:
             with atomic_write(self.path) as temporary, temporary.open("wb") as file:
                 np.savez(

@@ -61,7 +61,8 @@ def test_scores_are_what_they_are_called(folder):
     run = open_run(folder / "run")
     other = open_run(folder / "other")
     files = [str(folder / "signal.npz")]
-    found = unusual(run, files, against=other)
+    found, none = unusual(run, [files, []], against=other)
+    assert none == []
     mine = score(run, files)
     theirs = score(other, files)
     heldout = [example["jets"] for example in run.examples("heldout", "jets")]
@@ -89,5 +90,8 @@ def test_what_does_not_belong_together_is_one_line(folder, said):
     run = str(folder / "run")
     with_it = "score: --against and --normal belong to --anomaly; add it"
     assert with_it in said(["score", run, str(folder / "signal.npz"), "--against", run])
+    (folder / "words.txt").write_text("hello")
+    mixed = ["score", run, str(folder / "signal.npz"), "--anomaly", "--normal"]
+    assert "this run knows no text, only jets" in said([*mixed, str(folder / "words.txt")])
     missing = ["score", run, str(folder / "signal.npz"), "--anomaly", "--against", str(folder)]
     assert "is not a run folder" in said(missing)

@@ -93,7 +93,7 @@ def test_a_natural_voice_at_another_rate_keeps_the_tempo_and_moves_the_pitch():
     assert len(fast) / 24_000 < 0.9 * seconds
 
 
-def test_voices_are_checked():
+def test_voices_are_checked(tmp_path):
     assert is_natural("heart@20000") and not is_natural("en-us+f2")
     assert hibari.rate_of("heart") == 24_000 and hibari.rate_of("heart@19200") == 19_200
     for wrong in ("heart@", "heart@high", "heart@9000", "emma"):
@@ -104,4 +104,5 @@ def test_voices_are_checked():
     with pytest.raises(UserError, match="at least 40"):
         SpokenSentences(n_utterances=30)
     with pytest.raises(UserError, match="no voice 'xx'"):
-        list(SpokenSentences(n_utterances=40, voices_heard=("xx",)).examples("train", None))
+        list(SpokenSentences(n_utterances=40, voices_heard=("xx",)).examples("train", tmp_path))
+    assert not list(tmp_path.iterdir())
