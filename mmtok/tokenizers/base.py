@@ -495,7 +495,8 @@ def with_weights(folder: Path, make: Callable[[], N]) -> N:
                 f"{path} cannot be opened as this tokenizer's weights: {name} is {found}, and"
                 f" tokenizer.json asks for {asked.get(name, 'no such weights')}"
             )
-    network = make()
+    with torch.random.fork_rng(devices=()):  # what is drawn elsewhere must not change by it
+        network = make()
     network.load_state_dict(tensors)
     return network
 

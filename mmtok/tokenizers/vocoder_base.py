@@ -284,8 +284,7 @@ class WeightsKind:
 
         Raises UserError for weights of other sizes.
         """
-        with torch.random.fork_rng(devices=()):  # what is made first must not change what is drawn
-            network = with_weights(folder, make)
+        network = with_weights(folder, make)
         return network.eval().requires_grad_(False)
 
     def write(self, folder: Path, description: Any, network: nn.Module, half: bool = False) -> None:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmtok.tokenizers import load
 from mmtok.tokenizers.autoencoders import ConvPatches
+from mmtok.tokenizers.base import with_weights
 from mmtok.tokenizers.griffin_lim import GriffinLimConfig
 from mmtok.tokenizers.image_latents import (
     KLPatches,
@@ -124,3 +125,14 @@ def test_frames_are_as_they_were(name, frames):
         np.array_equal(tokenizer.decode(s), image)
         for s, image in zip(segments, tokenizer.decode_batch(segments), strict=True)
     )
+
+
+def test_reading_weights_draws_nothing_from_the_global_generator(tmp_path):
+    """Tokenizers are opened in the middle of trainings, whose noise must not depend on it."""
+    network = torch.nn.Linear(3, 2)
+    save_file(dict(network.state_dict()), tmp_path / "weights.safetensors")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    read = with_weights(tmp_path, lambda: torch.nn.Linear(3, 2))
+    assert torch.equal(torch.rand(3), expected) and torch.equal(read.weight, network.weight)
