@@ -7,6 +7,7 @@ tokenizer from outside the package may bring its own (`signal_files`).
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tables import LINES, SEPARATORS
 from mmtok.io.tally import Tally
 from mmtok.io.walk import corpus_among, walk
-from mmtok.sources.screen import Screen, Tolerance, looks_once
+from mmtok.sources.screen import Screen, Tolerance
 from mmtok.sources.signal_files import ARRAYS, CONDITION_FILES, SIGNAL_FILES
 from mmtok.tokenizers import MODALITIES, default, is_preset, load
 from mmtok.tokenizers.base import naming
@@ -160,26 +161,38 @@ def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> di
     with the folder's own name. A file that is given more than once is taken once, with a note.
     """
     names: dict[Path, str] = {}
-    seen: set[Path] = set()
     if any(is_pattern(str(place)) for place in places):
         every = (named_places(str(place), f"{modality} files", "signals") for place in places)
         places = [place for some in every for place in some]
     _check_single(places, modality, files)
+    seen: set[object] = set()
     with Tally(f"{modality} files") as tally:
         for place in places:
             above = f"{place.resolve().name}/" if len(places) > 1 else ""
-            for file in _files_below(place, modality, files):
+            files_here = _files_below(place, modality, files)
+            below = len(place.joinpath("_").as_posix()) - 1  # letters before a name in the folder
+            for file in files_here:
                 tally.count()
-                real = file.resolve()
-                if real in seen:
-                    tally.add("named more than once and taken once", file)
-                    continue
-                seen.add(real)
+                if len(places) > 1:  # in one folder none is met twice
+                    identity = _identity(file)
+                    if identity in seen:
+                        tally.add("named more than once and taken once", file)
+                        continue
+                    seen.add(identity)
                 name = file.name
-                if place.is_dir():
-                    name = above + file.relative_to(place).as_posix()
+                if file != place:
+                    name = above + file.as_posix()[below:]
                 names[file] = os.fsencode(name).decode(errors="replace")
     return names
+
+
+def _identity(file: Path) -> object:
+    """The same for all names of one file; the path of one that is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return file
+    return status.st_dev, status.st_ino
 
 
 def _check_single(places: Sequence[Path], modality: str, files: SignalFiles) -> None:
@@ -221,7 +234,7 @@ def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:
 
     The error names the first ten.
     """
-    check = files.check or looks_once(_nothing)
+    check = files.check or _check_is_there
 
     def sizes(path: Path) -> dict[str, float]:
         check(path)
@@ -230,8 +243,16 @@ def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:
     Screen(paths, sizes, Tolerance(max_error_share=0.0), "files")
 
 
-def _nothing(path: Path) -> None:
-    """What is looked at in a file without a known header."""
+def _check_is_there(path: Path) -> None:
+    """What is looked at in a file without a known header; as `looks_once` does, in one call."""
+    try:
+        status = path.stat()
+    except OSError:
+        raise UserError(f"{path}: no such file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: no such file")
+    if not status.st_size:
+        raise UserError(f"{path}: the file is empty")
 
 
 def signals_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from mmtok.core.segment import Segment
 from mmtok.data.encoder import Encoder, Job, size_of_example
 from mmtok.data.parts import MARK
 from mmtok.data.preparation import Preparer, chosen_preparation, preparer
-from mmtok.data.tokenise import PartSet, write_file
+from mmtok.data.tokenise import PartSet, started, write_file
 from mmtok.data.tokens import groups, is_tokens
 from mmtok.errors import UserError
 from mmtok.io.files import is_temporary, remove_leftovers_of
@@ -30,6 +30,7 @@ from mmtok.io.progress import Progress
 from mmtok.io.serialize import to_plain
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.terminal import lines_text
+from mmtok.io.workers import Workers
 from mmtok.sources.base import CHUNK, Example, Listing, Unusable
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ class How:
                 "tokenize: --ray makes a folder of parts, so name one with its slash: -o FOLDER/"
             )
 
+    @property
+    def own_workers(self) -> int | None:
+        """How many processes of this call's own are asked for; Ray has others."""
+        if self.ray is not None:
+            return 1
+        return self.workers
+
 
 def tokenize_files(
     modality: str,
@@ -137,33 +145,34 @@ def tokenize_files(
     if allow_clipping:
         used = _with_clipping(used)
     prepared = preparer(modality, used.config, chosen_preparation(tokenizer, modality, prepare))
-    share = shard_of(how.shard)
     path = out
     if how.shard is not None and not how.parts:
-        path = shard_name(out, *share)
+        path = shard_name(out, *shard_of(how.shard))
     if how.parts:
         _check_folder(path)
     else:
         _check_place(path)
     of_modality = files_of(used.config).reading(reading)
-    names = named_files(files, modality, of_modality)
-    chosen = names
-    if not how.parts and not of_modality.many:
-        chosen = dict(islice(names.items(), share[0], None, share[1]))
-    check_headers(of_modality, list(chosen))
     encoder = _encoder(used, prepared)
-    chunks = list(_chunks(chosen, modality, of_modality, prepared))
-    if of_modality.many and not how.parts:
-        chunks = _share_of(chunks, *share)
-    listing = Listing(chunks, n=None if of_modality.many else len(chosen))
     done = Tokenised(path, used.signature.fingerprint)
-    if how.check and chunks:
-        first = _first_signals(encoder, chunks[0])
-        done.checked = len(first)
-        done.fidelity = used.fidelity(first)
-    preparation = to_plain(prepared.preparation)
-    made_from = [list(names.values()), preparation, allow_clipping, dict(reading)]
-    _write(done, listing, encoder, made_from, how)
+    with started(encoder, how.own_workers) as workers:
+        names = named_files(files, modality, of_modality)
+        own = names
+        if not how.parts and not of_modality.many:
+            index, count = shard_of(how.shard)
+            own = dict(islice(names.items(), index, None, count))
+        check_headers(of_modality, list(own))
+        if how.check and own:
+            first = _first_signals(encoder, next(_chunks(own, modality, of_modality, prepared)))
+            done.checked = len(first)
+            done.fidelity = used.fidelity(first)
+        chunks: Iterable[_FileChunk] = _chunks(own, modality, of_modality, prepared)
+        if of_modality.many and not how.parts:
+            chunks = _share_of(list(chunks), *shard_of(how.shard))
+        n = None if of_modality.many else len(own)
+        preparation = to_plain(prepared.preparation)
+        made_from = [list(names.values()), preparation, allow_clipping, dict(reading)]
+        _write(done, Listing(chunks, n=n), encoder, made_from, how, workers)
     return done
 
 
@@ -201,7 +210,7 @@ def tokenize_run(folder: str, given: Sequence[str], recipe_file: Path | None, ho
         )
 
     def write(parts: PartSet, progress: Progress, share: tuple[int, int]) -> None:
-        _write_parts(parts, progress, how, share)
+        _write_parts(parts, progress, how, share, how.workers)
 
     run = open_run(folder, recipe_file)
     if tokenise_share(run, write, shard_of(how.shard)):
@@ -209,26 +218,39 @@ def tokenize_run(folder: str, given: Sequence[str], recipe_file: Path | None, ho
     return f"{folder}: this share is made; the last one to end marks the whole"
 
 
-def _write_parts(parts: PartSet, progress: Progress, how: How, share: tuple[int, int]) -> None:
+def _write_parts(
+    parts: PartSet,
+    progress: Progress,
+    how: How,
+    share: tuple[int, int],
+    workers: Workers | int | None,
+) -> None:
     if how.ray is None:
-        parts.write(progress, how.workers, share)
+        parts.write(progress, workers, share)
         return
     from mmtok.data.on_ray import write_on_ray
 
     write_on_ray(parts, progress, how.ray, share)
 
 
-def _write(done: Tokenised, listing: Listing, encoder: Encoder, made_from: Any, how: How) -> None:
+def _write(
+    done: Tokenised,
+    listing: Listing,
+    encoder: Encoder,
+    made_from: Any,
+    how: How,
+    workers: Workers | int | None,
+) -> None:
     """Write the file or the parts, and fill in how much that was."""
     label = f"tokenize {next(iter(encoder.tokenizers))}"
     n = listing.n
     with Progress(label, n, "rows") as progress:
         if not how.parts:
             remove_leftovers_of([done.path])
-            counts = write_file(done.path, listing, encoder, progress, how.workers)
+            counts = write_file(done.path, listing, encoder, progress, workers)
         else:
             parts = PartSet(done.path, listing, encoder, made_from)
-            _write_parts(parts, progress, how, shard_of(how.shard))
+            _write_parts(parts, progress, how, shard_of(how.shard), workers)
             found = parts.finish()
             if found is None:
                 done.unfinished = True
@@ -265,7 +287,7 @@ class _FileChunk:
         share: (i, n), every n-th signal from i on; where files hold many.
     """
 
-    names: Mapping[Path, str]
+    names: Mapping[str, str]
     modality: str
     of_modality: SignalFiles
     takes: Mapping[str, Any]
@@ -274,13 +296,13 @@ class _FileChunk:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files."""
-        return tuple(self.names)
+        return tuple(map(Path, self.names))
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The signals. Raises UserError for a file that cannot be read."""
-        signals = ((path, signal) for path in self.names for signal in self._signals(path))
+        signals = ((path, signal) for path in self.files for signal in self._signals(path))
         for path, signal in islice(signals, self.share[0], None, self.share[1]):
-            yield FileExample({self.modality: signal}, path, self.names[path])
+            yield FileExample({self.modality: signal}, path, self.names[str(path)])
 
     def _signals(self, path: Path) -> Sequence[Any]:
         found = self.of_modality.read(path, self.takes)
@@ -293,19 +315,26 @@ def _chunks(
     names: Mapping[Path, str], modality: str, files: SignalFiles, prepared: Preparer
 ) -> Iterator[_FileChunk]:
     """Files in order, so many at a time as may be in memory at once; one where it holds many."""
-    chunk: dict[Path, str] = {}
+    chunk: dict[str, str] = {}  # strings are sent to worker processes faster than paths
     size = 0
     most = 1 if files.many else CHUNK
     for path, name in names.items():
-        own = path.stat().st_size if path.is_file() else 0
+        own = _size_of(path)
         if chunk and (len(chunk) == most or size + own > CHUNK_BYTES):
             yield _FileChunk(chunk, modality, files, prepared.takes)
             chunk = {}
             size = 0
-        chunk[path] = name
+        chunk[str(path)] = name
         size += own
     if chunk:
         yield _FileChunk(chunk, modality, files, prepared.takes)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # what is wrong with it is said where it is read
+        return 0
 
 
 def _share_of(chunks: list[_FileChunk], index: int, count: int) -> list[_FileChunk]:

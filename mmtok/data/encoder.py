@@ -119,7 +119,7 @@ class Encoded:
     """
 
     job: Job
-    rows: list[tuple[int, pa.Table | bytes]]
+    rows: list[tuple[int, pa.Table | pa.Buffer]]
     counts: dict[str, Any]
 
 
@@ -152,6 +152,10 @@ class Encoder:
             else:
                 found[f] = tokenizer.signature
         return found
+
+    def get_ready(self) -> None:
+        """Do what the first chunk would wait for: at its first list, pyarrow imports pandas."""
+        pa.array([0])
 
     def counts(self, reported: set[tuple[str, str]] | None = None) -> Counts:
         """Nothing counted yet; what is in `reported` will not be reported again."""
@@ -247,7 +251,7 @@ class Encoder:
 
     def _encoded(
         self, rows: list[dict[str, Segment]], files: list[str]
-    ) -> tuple[int, pa.Table | bytes]:
+    ) -> tuple[int, pa.Table | pa.Buffer]:
         """How many numbers some rows hold, and the rows as they are sent and written."""
         schema = schema_of(self.signatures, self.of_files)
         table = table_of(rows, self.signatures, schema, files if self.of_files else None)

@@ -16,7 +16,7 @@ MOST_VALUES = 2**24  # numbers in memory at once: of a group of rows, of a batch
 OWN_GROUP = 2**18  # numbers that are worth a group of their own, which whoever made them encodes
 
 
-def encoded_rows(n_values: int, table: pa.Table) -> pa.Table | bytes:
+def encoded_rows(n_values: int, table: pa.Table) -> pa.Table | pa.Buffer:
     """Rows as they are sent to the process that writes: many as an encoded group."""
     if n_values >= OWN_GROUP:
         return encoded_group(table)
@@ -37,9 +37,9 @@ class TokenWriter:
         self._n_rows = 0
         self._n_values = 0
 
-    def add(self, n_values: int, rows: pa.Table | bytes) -> None:
+    def add(self, n_values: int, rows: pa.Table | pa.Buffer) -> None:
         """Add rows that hold so many numbers, as `encoded_rows` gives them."""
-        if isinstance(rows, bytes):
+        if isinstance(rows, pa.Buffer):
             self.flush()
             self._writer.append(rows)
             return

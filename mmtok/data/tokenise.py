@@ -12,7 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -44,7 +44,7 @@ PAY_S = 10.0  # seconds of work that are worth the start of worker processes, so
 
 
 def encode_jobs(
-    encoder: Encoder, jobs: Iterable[Job], n: int | None, workers: int | None = None
+    encoder: Encoder, jobs: Iterable[Job], n: int | None, workers: Workers | int | None = None
 ) -> Iterator[Encoded]:
     """The chunks of some jobs as rows, in order.
 
@@ -52,10 +52,13 @@ def encode_jobs(
         encoder: makes the rows.
         jobs: the chunks.
         n: about how many examples they have, where that is known.
-        workers: how many processes share the work, started at once; by default one per core, once
-            the first chunks have shown that the work is long.
+        workers: processes of this encoder that share the work, or how many to start; by default
+            one per core, once the first chunks have shown that the work is long.
     """
     jobs = iter(jobs)
+    if isinstance(workers, Workers):
+        yield from _encode_by(workers, encoder, jobs)
+        return
     most = workers or n_workers()
     if workers is None or most == 1:
         spent_s = 0.0
@@ -71,10 +74,24 @@ def encode_jobs(
         else:
             return
     with Workers(encoder, most) as pool:
-        if pool.load():
-            yield from pool.map(jobs, _read_here)
-            return
-    yield from map(encoder, jobs)  # its classes cannot be imported elsewhere
+        yield from _encode_by(pool, encoder, jobs)
+
+
+def _encode_by(pool: Workers, encoder: Encoder, jobs: Iterator[Job]) -> Iterator[Encoded]:
+    if pool.are_ready():
+        yield from pool.map(jobs, _read_here)
+    else:  # its classes cannot be imported elsewhere
+        yield from map(encoder, jobs)
+
+
+@contextmanager
+def started(encoder: Encoder, n: int | None) -> Iterator[Workers | int | None]:
+    """The worker processes that a user asks for, which get ready while files are looked at."""
+    if n is None or n == 1:
+        yield n
+        return
+    with Workers(encoder, n) as pool:
+        yield pool
 
 
 def _is_long(spent_s: float, done: int, n: int | None) -> bool:
@@ -128,7 +145,7 @@ def write_file(
     listing: Listing,
     encoder: Encoder,
     progress: Progress,
-    workers: int | None = None,
+    workers: Workers | int | None = None,
 ) -> Counts:
     """Write all examples of a listing as one token file, and report what was counted.
 
@@ -229,7 +246,10 @@ class PartSet:
         self.key = key_of(self.made_from, signatures, self.per_part, self.listing.n)
 
     def write(
-        self, progress: Progress, workers: int | None = None, share: tuple[int, int] = (0, 1)
+        self,
+        progress: Progress,
+        workers: Workers | int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Make the parts that do not stand; share (i, n): only every n-th from part i on.
 

@@ -33,7 +33,7 @@ CHUNK_OFFSETS = (2, 4, 6)
 META_OFFSETS = (9, 10, 11, 14)
 
 
-def encoded_group(table: pa.Table) -> bytes:
+def encoded_group(table: pa.Table) -> pa.Buffer:
     """A table as a Parquet file of one row group; of none where the table is empty."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -41,7 +41,7 @@ def encoded_group(table: pa.Table) -> bytes:
     ) as writer:
         if len(table):
             writer.write_table(table, row_group_size=len(table))
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue()
 
 
 class GroupWriter:
@@ -52,7 +52,7 @@ class GroupWriter:
         self._file = file
         self._position = file.write(MAGIC)
 
-    def append(self, content: bytes) -> None:
+    def append(self, content: pa.Buffer) -> None:
         """Add the row group of an `encoded_group` of the same schema."""
         body, footer = _split(content)
         for group in footer[ROW_GROUPS].value.items:
@@ -73,7 +73,7 @@ class GroupWriter:
         self._file.write(struct.pack("<i", out.tell()) + MAGIC)
 
 
-def _split(content: bytes) -> tuple[memoryview, dict[int, _Field]]:
+def _split(content: pa.Buffer) -> tuple[memoryview, dict[int, _Field]]:
     """The row groups of a file, and its footer."""
     view = memoryview(content)
     (size,) = struct.unpack("<i", view[-TAIL : -len(MAGIC)])

@@ -54,33 +54,40 @@ def n_workers() -> int:
 
 
 class Workers:
-    """Some processes that call a function: `with Workers(function, 2) as workers`."""
+    """Some processes that call a function: `with Workers(function, 2) as workers`.
+
+    They start and import what the function needs while their maker does other work, and call the
+    function's own `get_ready()`, where it has one.
+    """
 
     def __init__(self, function: Callable[[Any], Any], n: int) -> None:
         self._function = function
         self._processes: list[subprocess.Popen] = []
         self._connections: list[Connection] = []
+        self._are_ready: bool | None = None  # not asked yet
+        content = pickled(function)
+        if content is None:
+            self._are_ready = False
+            return
         try:
             for _ in range(n):
-                self._start_one()
+                self._start_one(content)
         except BaseException:
             self.close()
             raise
 
-    def _start_one(self) -> None:
+    def _start_one(self, content: bytes) -> None:
         process, connection = start_interpreter(__name__)
         self._processes.append(process)
         self._connections.append(connection)
+        self._send(len(self._connections) - 1, content)
 
-    def load(self) -> bool:
-        """Give the workers their function. Returns whether all of them can import it."""
-        content = pickled(self._function)
-        if content is None:
-            return False
-        workers = range(len(self._connections))
-        for worker in workers:
-            self._send(worker, content)
-        return all([self._receive(worker)[1] == READY for worker in workers])
+    def are_ready(self) -> bool:
+        """Whether all of them could import the function; waits until that is known."""
+        if self._are_ready is None:
+            workers = range(len(self._connections))
+            self._are_ready = all([self._receive(worker)[1] == READY for worker in workers])
+        return self._are_ready
 
     def map(self, items: Iterable[Any], simpler: Callable[[Any], Any]) -> Iterator[Any]:
         """The function's result for each item, in order. Only some of the items are held at once.
@@ -160,7 +167,7 @@ class Workers:
 
     def _receive(self, worker: int) -> tuple[int, str, Any]:
         try:
-            return pickle.loads(self._connections[worker].recv_bytes())
+            return receive_value(self._connections[worker])
         except (EOFError, OSError):
             raise self._ended(worker) from None
 
@@ -255,6 +262,32 @@ def pickled(value: Any) -> bytes | None:
         return None
 
 
+def send_value(connection: Connection, value: Any) -> None:
+    """Send what can be pickled; the memory of its arrays and buffers goes as it is, uncopied."""
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    connection.send_bytes(pickle.dumps((content, [len(view) for view in views])))
+    for view in views:
+        sent = 0
+        while sent < len(view):
+            sent += os.write(connection.fileno(), view[sent:])
+
+
+def receive_value(connection: Connection) -> Any:
+    """What `send_value` sent. Raises EOFError or OSError where the sender ended."""
+    content, sizes = pickle.loads(connection.recv_bytes())
+    buffers = [bytearray(size) for size in sizes]
+    for buffer in buffers:
+        view = memoryview(buffer)
+        while view:
+            n = os.readv(connection.fileno(), [view])
+            if not n:
+                raise EOFError
+            view = view[n:]
+    return pickle.loads(content, buffers=buffers)
+
+
 # ---- in the worker
 
 
@@ -265,6 +298,8 @@ def serve(file: int) -> None:
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     function = _loaded(inbox.get())
     _answer(connection, 0, UNKNOWN if function is None else READY)
+    if get_ready := getattr(function, "get_ready", None):
+        get_ready()
     while True:
         number, content = pickle.loads(inbox.get())
         item = _loaded(content)
@@ -298,7 +333,7 @@ def _loaded(content: bytes) -> Any:
 
 def _answer(connection: Connection, number: int, kind: str, value: Any = None) -> None:
     try:
-        connection.send_bytes(pickle.dumps((number, kind, value)))
+        send_value(connection, (number, kind, value))
     except OSError:
         os._exit(0)
 

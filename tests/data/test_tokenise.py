@@ -129,7 +129,7 @@ def test_long_work_alone_starts_processes(monkeypatch):
     def none(*_):
         raise AssertionError("processes for a moment's work")
 
-    monkeypatch.setattr(room, "Workers", none)
+    monkeypatch.setattr(room.Workers, "__init__", none)
     encoder = Encoder({"text": default("text")}, {})
     jobs = [Job(0, i, Made([{"text": "a"}])) for i in range(3)]
     assert [x.counts["rows"] for x in room.encode_jobs(encoder, jobs, 3)] == [1, 1, 1]

@@ -1,17 +1,23 @@
 """Worker processes: results in order, errors as they would be here, and no process left behind."""
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io.workers import Workers, n_workers, pickled
+from mmtok.io.workers import Workers, n_workers, pickled, receive_value, send_value
 
 HERE = Path(__file__).parent
 
@@ -30,6 +36,18 @@ class Task:
             time.sleep(item[1])
             return item[0]
         return item
+
+
+class Ready:
+    """Says whether it was told to get ready."""
+
+    is_ready = False
+
+    def get_ready(self):
+        self.is_ready = True
+
+    def __call__(self, item):
+        return self.is_ready, item
 
 
 @pytest.fixture
@@ -52,7 +70,7 @@ def alive(workers):
 def test_results_come_in_the_order_of_the_items_whoever_is_faster(task):
     items = [(i, 0.05 * (i % 3 == 0)) for i in range(20)]
     with Workers(task, 2) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         assert list(workers.map(iter(items), simpler)) == list(range(20))
         assert list(workers.map([], simpler)) == []
     assert not alive(workers)
@@ -67,7 +85,7 @@ def test_only_some_items_are_taken_before_their_results_are(task):
             yield i
 
     with Workers(task, 2) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         results = workers.map(items(), simpler)
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         assert len(taken) <= 3 + 3 * 2
@@ -75,13 +93,13 @@ def test_only_some_items_are_taken_before_their_results_are(task):
 
 def test_the_error_of_the_first_item_that_fails_is_raised(task):
     with Workers(task, 2) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         results = workers.map([("slow", 0.3), "refuse", "break"], simpler)
         assert next(results) == "slow"
         with pytest.raises(UserError, match="^item: refused$"):
             next(results)
     with Workers(task, 1) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         with pytest.raises(ZeroDivisionError) as raised:
             list(workers.map(["break"], simpler))
     assert "in a worker process" in raised.value.__notes__[0] and "test_workers" in str(
@@ -91,7 +109,7 @@ def test_the_error_of_the_first_item_that_fails_is_raised(task):
 
 def test_a_worker_that_dies_is_an_error_of_one_line(task):
     with Workers(task, 2) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         with pytest.raises(UserError, match=r"^a worker process ended \(signal 9\); .*--workers 1"):
             list(workers.map(["die", "a"], simpler))
     assert not alive(workers)
@@ -105,12 +123,12 @@ def test_what_a_worker_cannot_import_is_made_simpler_or_done_here(task):
             return "local"
 
     with Workers(task, 1) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         assert list(workers.map([1, Local(), 2], simpler)) == [1, "local", 2]
         local = Local()
         assert list(workers.map([local], lambda item: item)) == [local]
     with Workers(lambda item: item, 1) as workers:
-        assert not workers.load()
+        assert not workers.are_ready()
 
 
 def test_a_class_that_exists_here_alone_is_made_simpler(task, tmp_path, monkeypatch):
@@ -124,10 +142,10 @@ def test_a_class_that_exists_here_alone_is_made_simpler(task, tmp_path, monkeypa
     item = here_alone.Item()
     assert pickled(item) is not None
     with Workers(task, 1) as workers:
-        assert workers.load()
+        assert workers.are_ready()
         assert list(workers.map([1, item, 2], simpler)) == [1, "from here", 2]
     with Workers(here_alone.Item, 1) as workers:
-        assert not workers.load()
+        assert not workers.are_ready()
 
 
 def test_workers_end_with_the_process_that_started_them(task):
@@ -136,7 +154,7 @@ def test_workers_end_with_the_process_that_started_them(task):
         "import sys; sys.path.insert(0, sys.argv[1]); import test_workers as t\n"
         "from mmtok.io.workers import Workers\n"
         "w = Workers(t.Task(), 2)\n"
-        "assert w.load()\n"
+        "assert w.are_ready()\n"
         "print(*[p.pid for p in w._processes], flush=True)\n"
         "list(w.map([(1, 60), (2, 60)], str))\n"
     )
@@ -151,6 +169,34 @@ def test_workers_end_with_the_process_that_started_them(task):
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(psutil.pid_exists, pids))
+
+
+def test_values_with_large_buffers_arrive_whole_or_not_at_all():
+    generator = np.random.default_rng(0)
+    rows = generator.integers(0, 256, (300, 2_000), np.uint8)
+    value = ("a", rows, rows.T, rows[:0], rows[:, ::2], pa.py_buffer(rows.tobytes()))
+    ours, theirs = map(Connection, (s.detach() for s in socket.socketpair()))
+    with ours, ThreadPoolExecutor(1) as other:
+        sent = other.submit(send_value, theirs, value)
+        found = receive_value(ours)
+        sent.result()
+        assert found[0] == "a" and found[5].equals(value[5])
+        for x, y in zip(found[1:5], value[1:5], strict=True):
+            np.testing.assert_array_equal(x, y)
+        theirs.send_bytes(pickle.dumps((b"", [10])))
+        os.write(theirs.fileno(), b"only")
+        theirs.close()
+        with pytest.raises(EOFError):
+            receive_value(ours)
+
+
+def test_a_function_gets_ready_before_its_first_item(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    import test_workers
+
+    with Workers(test_workers.Ready(), 1) as workers:
+        assert workers.are_ready()
+        assert list(workers.map([1, 2], simpler)) == [(True, 1), (True, 2)]
 
 
 def test_how_many_workers_there_are(monkeypatch):
