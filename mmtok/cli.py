@@ -14,11 +14,11 @@ from mmtok.commands.arguments import Arg
 from mmtok.commands.dispatch import run_command_line
 from mmtok.commands.embed_verb import embed
 from mmtok.commands.options import (
+    AS_FOUND,
     AnyColumns,
     AnyKind,
     Checkpoint,
     Classifier,
-    Collection,
     Columns,
     Device,
     DropoutMembers,
@@ -26,10 +26,8 @@ from mmtok.commands.options import (
     Folder,
     Guidances,
     Infill,
-    Layout,
-    MaxEta,
+    JetFiles,
     MaxMemory,
-    MinPt,
     OnCpu,
     OtherVocoder,
     Out,
@@ -37,9 +35,6 @@ from mmtok.commands.options import (
     OwnTokenizers,
     PlayWith,
     Precision,
-    PtUnit,
-    Puppi,
-    Radius,
     Recipe,
     RecipeFile,
     RunFolder,
@@ -383,13 +378,7 @@ def tokenize(
         ),
     ] = None,
     columns: Columns = None,
-    layout: Layout = None,
-    pt_unit: PtUnit = None,
-    collection: Collection = None,
-    min_pt_gev: MinPt = 0.0,
-    max_abs_eta: MaxEta = 0.0,
-    radius: Radius = 0.0,
-    puppi: Puppi = None,
+    jet_files: JetFiles = AS_FOUND,
     workers: Annotated[
         int | None,
         Arg("processes that share the work (default: one per core, where the work is long)", "N"),
@@ -414,14 +403,11 @@ def tokenize(
     """
     memory_budget.set_limit(max_memory)
     from mmtok.commands.piped import spooled
-    from mmtok.commands.signal_files import reading_options
     from mmtok.commands.tokenize import How, needed_out, tokenize_files, tokenize_run
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    reading = reading_options(
-        columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
-    )
+    reading = jet_files.with_columns(columns)
     if not files:
         own = {
             "out": out,
@@ -504,13 +490,7 @@ def compare(
     power: Annotated[int, Arg("pairs of sets that power is measured with; 0: none", "N")] = 20,
     classifier: Classifier = "boosted",
     json: Annotated[bool, Arg("print one JSON object instead of tables")] = False,
-    layout: Layout = None,
-    pt_unit: PtUnit = None,
-    collection: Collection = None,
-    min_pt_gev: MinPt = 0.0,
-    max_abs_eta: MaxEta = 0.0,
-    radius: Radius = 0.0,
-    puppi: Puppi = None,
+    jet_files: JetFiles = AS_FOUND,
     seed: Annotated[int, Arg("seed of all random numbers", "SEED")] = 0,
     max_memory: MaxMemory = None,
 ) -> None:
@@ -528,12 +508,9 @@ def compare(
     memory_budget.set_limit(max_memory)
     from mmtok.commands.compare import as_json, as_text, columns_of, comma_names
     from mmtok.commands.compare import compare as compare_places
-    from mmtok.commands.signal_files import reading_options
 
-    of_tables, of_jets = columns_of(columns)
-    reading = reading_options(
-        of_jets, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
-    )
+    of_tables, jet_columns = columns_of(columns)
+    reading = jet_files.with_columns(jet_columns)
     compared = compare_places(
         a,
         b,

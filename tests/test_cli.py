@@ -151,6 +151,20 @@ def test_a_prompt_may_have_several_parts():
         assert parse(VERBS["sample"], words.split())["prompt"] == ["seven", "a.wav"]
 
 
+def test_options_of_a_group_come_as_its_value():
+    from mmtok.commands.arguments import parse
+    from mmtok.commands.options import JetFiles
+
+    words = ["--pt_unit", "MeV", "--min-pt-gev=7.5", "--puppi", "off", "--columns", "pt=x"]
+    given = parse(VERBS["score"], ["run", "a.npz", *words])
+    assert given["jet_files"] == JetFiles(pt_unit="MeV", min_pt_gev=7.5, puppi="off")
+    read = {"columns": {"pt": "x"}, "pt_unit": "MeV", "min_pt_gev": 7.5, "puppi": "off"}
+    assert given["jet_files"].with_columns(given["columns"]) == read
+    assert "pt_unit" not in given and given["device"] is None
+    assert parse(VERBS["compare"], ["a", "b"])["jet_files"] == JetFiles()
+    assert JetFiles().with_columns(None) == {}
+
+
 # ---- tokenize, detokenize, show
 
 

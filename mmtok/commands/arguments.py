@@ -6,6 +6,7 @@
                                        or none where the parameter has a default
     keyword-only parameter             an option `--name`; bool: a switch; Sequence[...]: may be
                                        given several times
+    a dataclass as a parameter's type  its fields are options, as if each were such a parameter
     parameter named `overrides`        takes all options that are left over
 
 A recipe's fields are set by name (`--train.steps 200`). They are passed on as they are, and checked
@@ -22,7 +23,7 @@ import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from mmtok.errors import UserError
@@ -98,6 +99,8 @@ def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[
         values["overrides"] = left
     elif left:
         _refuse_left_over(left[0], parser)
+    for name, group in _groups(verb).items():
+        values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
     return values
 
 
@@ -187,16 +190,45 @@ def _usage(parser: _Parser, verb: Callable) -> str:
 
 
 def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]:
-    """Name -> (parameter, type, Arg) in the order of the signature."""
+    """Name -> (parameter, type, Arg) in the order of the signature, groups as their fields."""
     hints = get_type_hints(verb, include_extras=True)
-    found = {}
+    found: dict[str, tuple[inspect.Parameter, Any, Arg]] = {}
     for name, parameter in inspect.signature(verb).parameters.items():
-        kind = hints[name]
-        about = Arg("")
-        if get_origin(kind) is Annotated:
-            kind, about = get_args(kind)
-        found[name] = parameter, kind, about
+        if is_dataclass(hints[name]):
+            found |= _parameters_of_group(hints[name])
+        else:
+            found[name] = parameter, *_kind_and_about(hints[name])
     return found
+
+
+def _groups(verb: Callable) -> dict[str, type]:
+    """Parameter -> the dataclass whose fields are its options."""
+    hints = get_type_hints(verb, include_extras=True)
+    return {
+        name: hints[name]
+        for name in inspect.signature(verb).parameters
+        if is_dataclass(hints[name])
+    }
+
+
+def _parameters_of_group(group: type) -> dict[str, tuple[inspect.Parameter, Any, Arg]]:
+    """The same of a dataclass's fields, each with its default."""
+    hints = get_type_hints(group, include_extras=True)
+    only = inspect.Parameter.KEYWORD_ONLY
+    return {
+        field.name: (
+            inspect.Parameter(field.name, only, default=field.default),
+            *_kind_and_about(hints[field.name]),
+        )
+        for field in fields(group)
+    }
+
+
+def _kind_and_about(hint: Any) -> tuple[Any, Arg]:
+    if get_origin(hint) is Annotated:
+        kind, about = get_args(hint)
+        return kind, about
+    return hint, Arg("")
 
 
 def _add(

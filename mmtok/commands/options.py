@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from mmtok.commands.arguments import Arg
+from mmtok.io.serialize import mapping_of
 
 Recipe = Annotated[
     Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")
@@ -94,21 +96,43 @@ Columns = Annotated[
     str | None,
     Arg("columns of files of jets: pt=part_pt,eta=part_eta,phi=part_phi", "NAME=COLUMN,..."),
 ]
-Layout = Annotated[
-    str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
-]
-PtUnit = Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")]
-Collection = Annotated[str | None, Arg("of files of events, whose jets are read, such as FatJet")]
-MinPt = Annotated[float, Arg("of files of events, the least pt of a jet")]
-MaxEta = Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")]
-Puppi = Annotated[
-    str | None,
-    Arg(
-        "of files of events: weights of constituents (default: as fits the jets)",
-        choices=("on", "off"),
-    ),
-]
-Radius = Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")]
+
+
+@dataclass(frozen=True)
+class JetFiles:
+    """How files of jets are read, beside their columns: the options of every verb that reads them.
+
+    Attributes are those of `mmtok.sources.jet_reader.ReadSettings`, and `layout`.
+    """
+
+    layout: Annotated[
+        str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
+    ] = None
+    pt_unit: Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")] = None
+    collection: Annotated[
+        str | None, Arg("of files of events, whose jets are read, such as FatJet")
+    ] = None
+    min_pt_gev: Annotated[float, Arg("of files of events, the least pt of a jet")] = 0.0
+    max_abs_eta: Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")] = 0.0
+    radius: Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")] = 0.0
+    puppi: Annotated[
+        str | None,
+        Arg(
+            "of files of events: weights of constituents (default: as fits the jets)",
+            choices=("on", "off"),
+        ),
+    ] = None
+
+    def with_columns(self, columns: str | None) -> dict[str, Any]:
+        """What is said of how files are read (`SignalFiles.options`); not what is left open.
+
+        columns: "pt=part_pt,eta=part_eta". Raises UserError for one that is not written so.
+        """
+        said = {"columns": mapping_of(columns, "--columns"), **vars(self)}
+        return {name: value for name, value in said.items() if value}
+
+
+AS_FOUND = JetFiles()  # nothing is said of how they are read
 # of sampling alone
 PlayWith = Annotated[
     str | None,

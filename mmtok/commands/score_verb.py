@@ -8,19 +8,14 @@ from typing import Annotated, Any
 
 from mmtok.commands.arguments import Arg
 from mmtok.commands.options import (
+    AS_FOUND,
     Checkpoint,
-    Collection,
     Columns,
     Device,
     DropoutMembers,
     Ensemble,
-    Layout,
-    MaxEta,
+    JetFiles,
     MaxMemory,
-    MinPt,
-    PtUnit,
-    Puppi,
-    Radius,
     RecipeFile,
     RunFolder,
 )
@@ -50,13 +45,7 @@ def score(
     ensemble: Ensemble = (),
     dropout_members: DropoutMembers = 0,
     columns: Columns = None,
-    layout: Layout = None,
-    pt_unit: PtUnit = None,
-    collection: Collection = None,
-    min_pt_gev: MinPt = 0.0,
-    max_abs_eta: MaxEta = 0.0,
-    radius: Radius = 0.0,
-    puppi: Puppi = None,
+    jet_files: JetFiles = AS_FOUND,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -78,7 +67,6 @@ def score(
     from mmtok.commands.anomaly import found_lines, unusual
     from mmtok.commands.score import score as score_files
     from mmtok.commands.score import totals
-    from mmtok.commands.signal_files import reading_options
     from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.ensemble import take_ensemble
     from mmtok.run.run import Run, open_run
@@ -86,9 +74,7 @@ def score(
     if (against or normal) and not anomaly:
         raise UserError("score: --against and --normal belong to --anomaly; add it")
 
-    reading = reading_options(
-        columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
-    )
+    reading = jet_files.with_columns(columns)
 
     def lines_of(opened: Run) -> list[Any]:
         """What is printed, a value for each line."""

@@ -19,7 +19,6 @@ from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
 from mmtok.io.compressed import COMPRESSED
 from mmtok.io.patterns import is_pattern, named_places
-from mmtok.io.serialize import mapping_of
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tables import LINES, SEPARATORS
 from mmtok.io.tally import Tally
@@ -125,33 +124,6 @@ def all_files(configs: Iterable[TokenizerConfig]) -> dict[str, SignalFiles]:
 
 
 # ---- reading
-
-
-def reading_options(
-    columns: str | None,
-    layout: str | None,
-    pt_unit: str | None,
-    collection: str | None,
-    min_pt_gev: float,
-    max_abs_eta: float,
-    radius: float,
-    puppi: str | None,
-) -> dict[str, Any]:
-    """What a command line says of how files are read (`SignalFiles.options`); not what it leaves.
-
-    columns: "pt=part_pt,eta=part_eta". Raises UserError for one that is not written so.
-    """
-    named = {
-        "columns": mapping_of(columns, "--columns"),
-        "layout": layout,
-        "pt_unit": pt_unit,
-        "collection": collection,
-        "min_pt_gev": min_pt_gev,
-        "max_abs_eta": max_abs_eta,
-        "radius": radius,
-        "puppi": puppi,
-    }
-    return {name: value for name, value in named.items() if value}
 
 
 def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> dict[Path, str]:

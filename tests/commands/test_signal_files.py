@@ -1,19 +1,19 @@
 """Files of any modality: the table of the package's own, and what a config may bring."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from mmtok import cli
+from mmtok.commands.options import JetFiles
 from mmtok.commands.signal_files import (
     all_files,
     check_headers,
     files_for,
     files_of,
-    reading_options,
     signals_of,
     write_signal,
 )
@@ -128,9 +128,10 @@ def test_options_of_reading_reach_the_reader_or_are_refused():
         files.reading({"columns": {"a": "b"}})
 
 
-@pytest.mark.parametrize("verb", ["score", "tokenize"])
+@pytest.mark.parametrize("verb", ["score", "tokenize", "compare"])
 def test_every_choice_of_reading_is_an_option(verb):
     """Those of the files of jets: an option for each, and no other is passed on."""
     options = set(SIGNAL_FILES["jets"].options)
-    assert set(inspect.signature(reading_options).parameters) == options
-    assert options <= set(inspect.signature(getattr(cli, verb)).parameters)
+    assert {field.name for field in fields(JetFiles)} | {"columns"} == options
+    takes = set(inspect.signature(getattr(cli, verb)).parameters)
+    assert {"columns", "jet_files"} <= takes
