@@ -64,6 +64,21 @@ def as_molecule(smiles: str) -> Mol:
     return molecule
 
 
+def canonical_smiles(smiles: str) -> str:
+    """The one SMILES that RDKit writes for a molecule. Raises UserError as `as_molecule` does."""
+    molecule = as_molecule(smiles)
+    from rdkit import Chem
+
+    return Chem.MolToSmiles(molecule)
+
+
+def bonds_of(smiles: str) -> np.ndarray:
+    """The bonds (B, 2) of a molecule, each as the places of its two atoms in the SMILES."""
+    bonds = as_molecule(smiles).GetBonds()
+    pairs = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+    return np.array(pairs, int).reshape(-1, 2)
+
+
 def in_space(conformer: Conformer) -> Mol:
     """The molecule with this one conformer.
 

@@ -46,6 +46,18 @@ def rmsd_matrix(references: Sequence[Conformer], samples: Sequence[Conformer]) -
     return found
 
 
+def superposed(reference: Conformer, sample: Conformer) -> Conformer:
+    """A sample moved to where its RMSD to a reference conformer of the molecule is least.
+
+    Raises UserError for positions that are not those of a molecule's atoms.
+    """
+    from rdkit.Chem import rdMolAlign
+
+    moved = in_space(sample)
+    rdMolAlign.GetBestRMS(moved, in_space(reference), maxMatches=MOST_MATCHES)  # moves its first
+    return Conformer(sample.smiles, moved.GetConformer().GetPositions())
+
+
 def agreement(rmsd: np.ndarray, delta: float = DELTA_ANGSTROM) -> Agreement:
     """The four figures of one molecule from its RMSD (R, S); with no sample nothing is covered.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mmtok.errors import UserError
-from mmtok.report import images, jets, restoration, speech, text, video
+from mmtok.report import conformers, images, jets, restoration, speech, text, video
 from mmtok.report.curves import held_out_scores
 from mmtok.report.html import Markup, join, number, table, tag
 from mmtok.report.samples import not_there_yet, title_of
@@ -27,6 +27,7 @@ LABELS = {
     **restoration.LABELS,
     **jets.LABELS,
     **video.LABELS,
+    **conformers.LABELS,
 }
 LOW = "_low"  # the ends of a figure's interval
 HIGH = "_high"

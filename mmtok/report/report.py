@@ -26,6 +26,7 @@ from mmtok.io.terminal import print_status
 from mmtok.report import html, plots
 from mmtok.report.classification import classification_charts
 from mmtok.report.cleaning import cleaning_charts
+from mmtok.report.conformers import conformer_section
 from mmtok.report.curves import training_section
 from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
@@ -58,6 +59,7 @@ SECTIONS: dict[str, SampleSection] = {
     "image": image_section,
     "jets": jet_section,
     "video": video_section,
+    "conformer": conformer_section,
 }
 # name of a folder of samples -> how these are shown, where not as others of their modality
 TASK_SECTIONS: dict[str, SampleSection] = {

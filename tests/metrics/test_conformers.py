@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmtok.metrics.conformers import agreement, rmsd_matrix
+from mmtok.metrics.conformers import agreement, rmsd_matrix, superposed
 
 RMSD = np.array([[0.2, 1.0, 2.0], [0.9, 0.8, 0.7]])
 
@@ -74,3 +74,13 @@ def test_rmsd_of_two_atoms_is_half_the_difference_of_their_distances():
     """Two points a and b apart are best laid with their middles upon each other."""
     pair = [one("CF", np.array([[0, 0, 0], [d, 0, 0.0]])) for d in (1.0, 1.5)]
     assert rmsd_matrix(pair[:1], pair[1:])[0, 0] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_what_is_superposed_is_as_far_off_as_its_least_rmsd_and_not_bent():
+    reference = one(SMILES, POSITIONS)
+    sample = one(SMILES, np.random.default_rng(1).normal(size=(5, 3)) + 7)
+    found = superposed(reference, sample).positions
+    apart = np.sqrt(np.square(found - POSITIONS).sum(1).mean())
+    assert apart == pytest.approx(rmsd_matrix([reference], [sample])[0, 0], abs=1e-6)
+    steps = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (found, sample.positions)]
+    assert steps[0] == pytest.approx(steps[1], abs=1e-6)

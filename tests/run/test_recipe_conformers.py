@@ -10,6 +10,7 @@ pytest.importorskip("rdkit")
 
 from mmtok.cli import main  # noqa: E402
 from mmtok.evaluation.evaluate import evaluate  # noqa: E402
+from mmtok.report.report import sample_section  # noqa: E402
 from mmtok.run.build import train  # noqa: E402
 from mmtok.run.recipe import load_recipe  # noqa: E402
 from mmtok.run.run import open_run  # noqa: E402
@@ -60,6 +61,15 @@ def test_the_figures_are_of_seen_and_held_out_molecules_beside_etkdg(run):
             assert 0 <= figures[split][key] <= 1
         assert figures[split]["amr_r"] > figures[split]["etkdg_amr_r"] > 0
     assert any(folder.name.endswith("seen") for folder in (run / "samples").iterdir())
+
+
+def test_the_report_lays_drawn_conformers_upon_minima_of_both_splits(run):
+    pytest.importorskip("matplotlib")
+    opened = open_run(run)
+    evaluate(opened)
+    for name, words, n_molecules in (("seen", "seen in training", 3), ("heldout", "held out", 1)):
+        page = "".join(sample_section(opened, f"conformer_from_molecule_{name}"))
+        assert page.count("<picture") == n_molecules == page.count(words)
 
 
 @pytest.mark.parametrize(
