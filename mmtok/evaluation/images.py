@@ -8,6 +8,7 @@ of samples is read against these.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -31,8 +32,12 @@ from mmtok.metrics.images import (
     train_image_judge,
 )
 from mmtok.model.sampling import Sampled
+from mmtok.run.run import Run
 
 MAX_JUDGED = 5_000  # images that the classifier learns from; an SVM takes the square of them
+# A run's judges by the name of the task, None where there can be none: training one takes longer
+# than most figures.
+_judges: WeakKeyDictionary[Run, dict[str, ImageJudge | None]] = WeakKeyDictionary()
 
 
 class Reality:
@@ -51,13 +56,12 @@ class Reality:
         self.prompts = [classes[i % len(classes)] for i in range(task.run.recipe.n_samples)]
         self._names = names
         self._all_names = all_names
-        self._judge: ImageJudge | None = None
 
     def figures(self, sampled: Sequence[Sampled]) -> dict[str, float]:
         """Do samples for `prompts` show what was asked for, and are they new?"""
         task = self._task
         figures, samples, round_trip = novelty(task, self._training, self._heldout, sampled)
-        judge = self._trained_judge()
+        judge = self.judge()
         if judge is None:
             return figures
         right = judge.right(samples, self.prompts)
@@ -70,16 +74,28 @@ class Reality:
             **figures,
         }
 
+    def judge(self) -> ImageJudge | None:
+        """Trained when a run's task first asks for it; None where no classifier can be."""
+        judges = _judges.setdefault(self._task.run, {})
+        if self._task.name not in judges:
+            judges[self._task.name] = self._trained_judge()
+        return judges[self._task.name]
+
     def _trained_judge(self) -> ImageJudge | None:
-        """Trained when it is first asked for; None where no classifier can be."""
-        if self._judge is None:
-            chosen = _evenly_spread(len(self._training), MAX_JUDGED)
-            names = [self._names[i] for i in chosen]
-            if not can_be_classified(self._task, self._all_names, names):
-                return None
-            print_status("training the judge of images on real ones")
-            self._judge = train_image_judge([self._training[i] for i in chosen], names)
-        return self._judge
+        chosen = _evenly_spread(len(self._training), MAX_JUDGED)
+        names = [self._names[i] for i in chosen]
+        if not can_be_classified(self._task, self._all_names, names):
+            return None
+        print_status("training the judge of images on real ones")
+        return train_image_judge([self._training[i] for i in chosen], names)
+
+
+def judge_of(task: TaskEvaluation) -> ImageJudge | None:
+    """The judge of a task's pictures, see `Reality.judge`."""
+    judges = _judges.get(task.run, {})
+    if task.name in judges:
+        return judges[task.name]
+    return Reality(task).judge()
 
 
 def image_from_text(task: TaskEvaluation) -> dict[str, float]:

@@ -39,6 +39,8 @@ REMARKS = {
     "image_from_image": restoration.REMARK,
     "image_from_text_completed": restoration.REMARK_COMPLETED,
     "image_from_nothing_completed": restoration.REMARK_COMPLETED,
+    "image_from_text_infilled": restoration.REMARK_INFILLED,
+    "image_from_nothing_infilled": restoration.REMARK_INFILLED,
     "image_from_text_guidance": restoration.REMARK_GUIDANCE,
     "score": (
         "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents"

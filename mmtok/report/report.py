@@ -32,7 +32,11 @@ from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
 from mmtok.report.images import image_section
 from mmtok.report.jets import jet_section
-from mmtok.report.restoration import completion_section, restoration_section
+from mmtok.report.restoration import (
+    completion_section,
+    infilling_section,
+    restoration_section,
+)
 from mmtok.report.samples import (
     Sample,
     find_samples,
@@ -66,6 +70,8 @@ TASK_SECTIONS: dict[str, SampleSection] = {
     "image_from_image": restoration_section,
     "image_from_text_completed": completion_section,
     "image_from_nothing_completed": completion_section,
+    "image_from_text_infilled": infilling_section,
+    "image_from_nothing_infilled": infilling_section,
 }
 
 

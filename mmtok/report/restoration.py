@@ -9,7 +9,13 @@ from itertools import islice
 import numpy as np
 
 from mmtok.data.image_preparation import read_image
-from mmtok.evaluation.completion import halves, held_out_examples
+from mmtok.evaluation.completion import (
+    COMPLETED,
+    INFILLED,
+    given_frames,
+    given_pixels,
+    held_out_examples,
+)
 from mmtok.evaluation.evaluate import COMPLETABLE
 from mmtok.evaluation.restoration import held_out
 from mmtok.evaluation.task import TaskEvaluation
@@ -36,8 +42,12 @@ LABELS = {
 }
 REMARK = "Held-out pictures restored: draws of what may have been there."
 REMARK_COMPLETED = (
-    "Held-out pictures whose upper half was given; figures are of the lower half, and the baseline"
-    " is the mean of training pictures."
+    "Held-out pictures whose upper half was given; figures of pixels are of the lower half, and the"
+    " baseline is the mean of training pictures."
+)
+REMARK_INFILLED = (
+    "Held-out pictures of which any half of the codes was given; figures of pixels are of the"
+    " others, and the baseline is the mean of training pictures."
 )
 REMARK_GUIDANCE = (
     "By guidance. More of it shows the name better and less of all that goes by it: take the least"
@@ -55,17 +65,29 @@ def restoration_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[M
 
 def completion_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup]:
     """Pictures whose upper half was given, each row between this and the truth."""
-    (task,) = islice(_tasks(run, set(COMPLETABLE)), 1)
-    cut = halves(task)
-    truth = [example[task.target_field] for example in held_out_examples(task)]
-    known = []
-    for picture in truth:
-        upper = picture.copy()
-        if cut is not None:
-            upper[cut.n_pixels :] = GREY
-        known.append(upper)
     given = "the upper half, which was given, draws that go on from it, the truth"
-    return _triptychs(known, prompts, truth, given)
+    return _made_whole(run, prompts, COMPLETED, given)
+
+
+def infilling_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup]:
+    """Pictures of which any half of the codes was given, between this and the truth."""
+    given = "the half of the codes that was given, draws of the others, the truth"
+    return _made_whole(run, prompts, INFILLED, given)
+
+
+def _made_whole(
+    run: Run, prompts: Mapping[str, list[Sample]], part: str, what: str
+) -> list[Markup]:
+    (task,) = islice(_tasks(run, set(COMPLETABLE)), 1)
+    truth = [example[task.target_field] for example in held_out_examples(task)]
+    frames = given_frames(task, part, len(truth))
+    known = []
+    for i, picture in enumerate(truth):
+        shown = picture.copy()
+        if frames is not None:
+            shown[~given_pixels(task, frames[i])] = GREY
+        known.append(shown)
+    return _triptychs(known, prompts, truth, what)
 
 
 def _tasks(run: Run, wanted: set[tuple[str, ...]]) -> Iterator[TaskEvaluation]:

@@ -8,12 +8,16 @@ import pytest
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation import evaluate as room
+from mmtok.evaluation import images
 from mmtok.evaluation.completion import (
+    COMPLETED,
+    INFILLED,
     N_DRAWS,
-    Halves,
     completed_figures,
-    halves,
+    given_frames,
+    given_pixels,
     held_out_examples,
+    judged_figures,
     prompts_of,
 )
 from mmtok.evaluation.evaluate import evaluate
@@ -25,7 +29,8 @@ from mmtok.report.report import sample_section
 from mmtok.run.build import train
 from mmtok.run.run import open_run
 
-NAME = "image_from_text_completed"
+NAME = "image_from_text"
+JUDGED = {"judge_accuracy", "judge_accuracy_low", "judge_accuracy_p", "judge_heldout"}
 
 
 def task_of(run):
@@ -48,38 +53,80 @@ def any_order(tiny_recipe, tmp_path_factory):
     return train(recipe, tmp_path_factory.mktemp("any_order") / "run")
 
 
-def check_completed(run):
-    """The upper half of every draw is the given one; figures and triptychs are there."""
+def check_made_whole(run, part):
+    """What every draw was given is there again; figures and triptychs are, too."""
     task = task_of(run)
-    cut = halves(task)
-    assert cut == Halves(8, 2)  # of 4 x 4 pixels
     examples = held_out_examples(task)
-    sampled = run.draw(prompts_of(task, examples, cut), run.sampling("image"), 0)
+    given = given_frames(task, part, len(examples))
+    assert given.shape == (len(examples), 16) and (given.sum(1) == 8).all()
+    sampled = run.draw(prompts_of(task, examples, given), run.sampling("image"), 0)
     encoded = run.tokenizers["image"].encode_batch([e["image"] for e in examples])
-    again = run.tokenizers["image"].decode_batch(encoded)
-    for picture, copy in zip(task.decode(sampled), again, strict=True):
-        assert np.array_equal(picture[:2], copy[:2])
-    figures = completed_figures(task)[NAME]
+    codes = [sample.segment.values for sample in sampled]
+    for frames, drawn, segment in zip(given, codes, encoded, strict=True):
+        assert np.array_equal(drawn[frames], segment.values[frames])
+    figures = completed_figures(task)[NAME + part]
     assert figures["n"] == len(examples) and figures["n_draws"] == N_DRAWS
     assert {"psnr_mean_db", "psnr_baseline_db_low", "coverage_90"} <= figures.keys()
-    section = "".join(sample_section(run, NAME))
+    assert figures.keys() >= JUDGED
+    section = "".join(sample_section(run, NAME + part))
     assert section.count('alt="truth"') == len(examples) == section.count('alt="given"')
     assert section.count('alt="drawn"') == N_DRAWS * len(examples)
 
 
 def test_codes_that_are_drawn_one_after_another_go_on_from_the_upper_half(tiny_copy):
-    check_completed(open_run(tiny_copy))
+    run = open_run(tiny_copy)
+    check_made_whole(run, COMPLETED)
+    assert given_frames(task_of(run), INFILLED, 3) is None
 
 
-def test_codes_in_any_order_fill_the_lower_half(any_order):
-    check_completed(any_order)
+@pytest.mark.parametrize("part", [COMPLETED, INFILLED])
+def test_codes_in_any_order_fill_the_lower_half_and_any_half(any_order, part):
+    check_made_whole(any_order, part)
+
+
+def test_any_half_differs_from_picture_to_picture(any_order):
+    given = given_frames(task_of(any_order), INFILLED, 20)
+    assert len(np.unique(given, axis=0)) > 15
+    assert np.array_equal(given, given_frames(task_of(any_order), INFILLED, 20))
+
+
+def test_given_pixels_are_those_of_the_given_frames(any_order):
+    task = task_of(any_order)  # 4 x 4 pixels, a frame each
+    given = given_frames(task, INFILLED, 5)
+    for frames in given:
+        assert np.array_equal(given_pixels(task, frames), frames.reshape(4, 4))
+    (upper,) = given_frames(task, COMPLETED, 1)
+    assert given_pixels(task, upper)[:2].all() and not given_pixels(task, upper)[2:].any()
+
+
+def test_blocks_cannot_be_filled_at_random(any_order, monkeypatch):
+    task = task_of(any_order)
+    monkeypatch.setattr(any_order.lm.heads["image"], "in_blocks", True)
+    assert given_frames(task, INFILLED, 2) is None
+    assert given_frames(task, COMPLETED, 2) is not None
+
+
+def test_the_truth_drawn_is_judged_as_the_truth_is(any_order):
+    task = task_of(any_order)
+    examples = held_out_examples(task)
+    truth = np.stack([example["image"] for example in examples])
+    figures = judged_figures(task, examples, np.stack([truth, truth], 1))
+    assert figures["judge_accuracy"] == figures["judge_heldout"]
+    assert figures["judge_accuracy_p"] == 1
+
+
+def test_a_judge_is_trained_once(any_order, monkeypatch):
+    judge = images.judge_of(task_of(any_order))
+    monkeypatch.setattr(images, "train_image_judge", None)
+    assert images.judge_of(task_of(any_order)) is judge
+    assert images.Reality(task_of(any_order)).judge() is judge
 
 
 def test_pictures_of_any_size_or_one_row_are_not_completed(any_order, monkeypatch):
     task = task_of(any_order)
     tokenizer = task.target_tokenizer
     monkeypatch.setattr(tokenizer, "signature", replace(tokenizer.signature, frames=None))
-    assert halves(task) is None and completed_figures(task) == {}
+    assert given_frames(task, COMPLETED, 2) is None and completed_figures(task) == {}
 
 
 # ---- guidance
