@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,10 @@ from mmtok.heads.epistemic import (
     MeanFieldLinear,
     last_layer,
 )
+from mmtok.heads.laws import Law, MassConstraint, MomentumBalance
 from mmtok.heads.quantiles import AbsoluteError, Quantiles, SquaredError
 from mmtok.heads.sampling import Sampling
+from mmtok.io.serialize import Kinds
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Regression(HeadConfig):
             BayesianLastLayer refuses them.
         hidden: width of the network's one hidden layer; 0: a linear layer.
         weights: what data leave open of them: `Certain`, `DropoutEnsemble` or `BayesianLastLayer`.
+        laws: what the distribution's centre costs beside its loss, where it breaks a law of physics
+            (`mmtok.heads.laws`); they need `VectorConfig.one_unit`.
     """
 
     frames = "continuous latents, or counts"
@@ -69,6 +73,7 @@ class Regression(HeadConfig):
     ) = Gaussian()
     hidden: int = 128
     weights: Certain | DropoutEnsemble | BayesianLastLayer = Certain()
+    laws: tuple[Annotated[Law, Kinds(MomentumBalance | MassConstraint)], ...] = ()
 
     def __post_init__(self) -> None:
         if self.hidden < 0:
@@ -82,14 +87,17 @@ class Regression(HeadConfig):
 
     @property
     def loss_kind(self) -> Kind:
-        """The family's; of uncertain weights a bound on what is exact."""
-        if self.family.kind == "exact" and not isinstance(self.weights, Certain):
+        """The family's; of uncertain weights, and with laws, a bound on what is exact."""
+        is_exact = isinstance(self.weights, Certain) and not self.laws
+        if self.family.kind == "exact" and not is_exact:
             return "bound"
         return self.family.kind
 
     @property
     def loss_name(self) -> str:
-        """The family's."""
+        """The family's, with laws beside it."""
+        if self.laws:
+            return f"{self.family.loss_name} with laws"
         return self.family.loss_name
 
     @classmethod
@@ -115,6 +123,7 @@ class RegressionHead(Head):
         self.family = config.family
         _check_family(config, signature)
         _check_frames(config, signature)
+        _check_laws(config, signature)
         self.size = signature.latent_size
         self.log_volume = math.fsum(map(math.log, signature.scales))
         n_raw = self.family.n_raw(self.size)
@@ -180,13 +189,21 @@ class RegressionHead(Head):
         else:
             last = cast(DropoutLinear | MeanFieldLinear, self.network[-1])
             density = self.family.at(self._raw(h, last.draw), self.size)
-        loss = density.loss(self._values(y))
+        loss = density.loss(self._values(y)) + self._law_costs(density)
         if self.family.kind == "exact":
             loss = loss + self.log_volume
         if isinstance(self.config.weights, BayesianLastLayer):
             n_frames = self.config.weights.n_examples * cast(int, self.signature.frames)
             loss = loss + cast(MeanFieldLinear, self.network[-1]).kl() / n_frames
         return loss
+
+    def _law_costs(self, density: Density) -> Tensor | float:
+        """What the centres cost by all laws: (N,) nats."""
+        if not self.config.laws:
+            return 0.0
+        unit = (*self.signature.scales, 1.0)[0]  # all are alike
+        centre = unit * density.sample(0.0, torch.Generator())
+        return torch.stack([law(centre) for law in self.config.laws]).sum(0)
 
     def log_prob(
         self,
@@ -281,4 +298,15 @@ def _check_frames(config: Regression, signature: Signature) -> None:
         raise UserError(
             f"Regression: BayesianLastLayer counts its KL divergence once for all frames, but {m}"
             f" has segments of any number of them; set model.heads.{m}.weights to DropoutEnsemble()"
+        )
+
+
+def _check_laws(config: Regression, signature: Signature) -> None:
+    """Raise UserError for laws of numbers that are not in one unit."""
+    for law in config.laws:
+        law.check(signature.latent_size)
+    if config.laws and len(set(signature.scales)) > 1:
+        raise UserError(
+            f"Regression: laws are of quantities in one unit; set tokenizers.{signature.modality}"
+            f" to VectorConfig(size={signature.latent_size}, one_unit=True)"
         )

@@ -31,6 +31,7 @@ from mmtok.data.image_preparation import ImagePreparation
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import Contrast, InputMasking, Task, task_text
 from mmtok.errors import UserError
+from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import Sampling
 from mmtok.io.filenames import is_name
 from mmtok.io.messages import listed
@@ -210,6 +211,7 @@ class Recipe:
         self._check_prompt_format()
         self._check_adapters()
         self._check_contrasts()
+        self._check_laws()
 
     def _fill_preparation(self) -> None:
         """Add the default preparations. Raises UserError for one of another modality."""
@@ -335,6 +337,17 @@ class Recipe:
                 f"recipe {self.name!r}: model.embedding learns from contrasts, and there are none:"
                 ' name fields, contrasts=(Contrast(("caption", "image")),)'
             )
+
+    def _check_laws(self) -> None:
+        """Raise UserError for laws of quantities whose mean is subtracted."""
+        for m, head in self.model.heads.items():
+            config = self.tokenizers.get(m)
+            one_unit = isinstance(config, VectorConfig) and config.one_unit
+            if isinstance(head, Regression) and head.laws and not one_unit:
+                raise UserError(
+                    f"recipe {self.name!r}: model.heads.{m} has laws, which are of quantities as"
+                    f" they are; set tokenizers.{m}.one_unit"
+                )
 
     @property
     def learned(self) -> tuple[Task | Contrast, ...]:

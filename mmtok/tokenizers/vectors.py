@@ -48,6 +48,9 @@ class VectorConfig(TokenizerConfig):
         unit: of the quantities, for people; "" where they have none.
         counts: they are counts, 0 to 400,000: kept as log(1 + n), and predicted by
             `Regression(Poisson())` or `NegativeBinomial()` with a probability, not a density.
+        one_unit: all are divided by one number, their root mean square, and nothing is subtracted,
+            so that latents are the quantities in another unit and sums and masses of them are those
+            of the quantities (`Regression.laws`).
         modality: set by the recipe.
     """
 
@@ -56,6 +59,7 @@ class VectorConfig(TokenizerConfig):
     size: int = 1
     unit: str = ""
     counts: bool = False
+    one_unit: bool = False
     modality: str = "vector"  # type: ignore[misc]  # of every recipe its own
 
     def __post_init__(self) -> None:
@@ -64,6 +68,16 @@ class VectorConfig(TokenizerConfig):
                 f"VectorConfig: size is {self.size}; it must be 1 to {MOST_CHANNELS}, the"
                 " quantities of a vector"
             )
+        if self.counts and self.one_unit:
+            raise UserError("VectorConfig: counts have no unit; leave out one_unit")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its fields as files and fingerprints have them: these do not change by what is unused."""
+        fields = asdict(self)
+        if not self.one_unit:
+            del fields["one_unit"]
+        return fields
 
     def named(self, modality: str) -> Self:
         """The same settings under a recipe's name.
@@ -87,7 +101,7 @@ class VectorConfig(TokenizerConfig):
         return SignalFiles((suffix,), suffix, read_vectors, write_vectors, True, "vectors")
 
     def fit(self, signals: Sequence[Any]) -> Vector:
-        """Learn mean and standard deviation of each quantity; of counts nothing.
+        """Learn mean and standard deviation of each quantity, or their unit; of counts nothing.
 
         Raises UserError for no vectors, and for what is no vector of this size.
         """
@@ -96,7 +110,9 @@ class VectorConfig(TokenizerConfig):
         rows = np.stack([as_vector(signal, self) for signal in signals])
         mean = np.zeros(self.size)
         scale = np.ones(self.size)
-        if not self.counts:
+        if self.one_unit:
+            scale *= np.sqrt(np.square(rows).mean()) or 1.0
+        elif not self.counts:
             mean = rows.mean(0)
             scale = rows.std(0)
             constant = np.flatnonzero(scale <= 1e-12 * np.abs(mean))
@@ -188,7 +204,7 @@ class Vector(BatchTokenizer):
         self.signature = replace(
             config.signature(),
             scales=scales,
-            fingerprint=fingerprint("Vector", asdict(config), mean.tobytes(), scale.tobytes()),
+            fingerprint=fingerprint("Vector", config.settings, mean.tobytes(), scale.tobytes()),
         )
 
     def encode_batch(self, signals: Sequence[Any]) -> list[Segment]:
@@ -225,7 +241,7 @@ class Vector(BatchTokenizer):
 
         learned = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
         write_tensors(Path(folder) / LEARNED, learned)
-        write_config(Path(folder), "Vector", asdict(self.config))
+        write_config(Path(folder), "Vector", self.config.settings)
 
     @classmethod
     def load(cls, folder: Path) -> Vector:

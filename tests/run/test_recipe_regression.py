@@ -10,9 +10,11 @@ from scipy import stats
 from mmtok.cli import main
 from mmtok.core.segment import Document
 from mmtok.data.tasks import Task
+from mmtok.errors import UserError
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import unigram_nll
 from mmtok.heads.densities import NegativeBinomial, Poisson
+from mmtok.heads.laws import MassConstraint, MomentumBalance
 from mmtok.heads.quantiles import SquaredError
 from mmtok.heads.regression import Regression
 from mmtok.metrics.calibration import pit, uniformity
@@ -116,6 +118,17 @@ def test_a_recipe_survives_json_and_counts_need_a_family_of_counts():
     assert Recipe.from_json(recipe.to_json()) == recipe and recipe.vectors == ("x", "theta")
     model = replace(recipe.model, heads={"theta": Regression(Poisson())})
     assert Recipe.from_json(replace(recipe, model=model).to_json()).model == model
+
+
+def test_laws_survive_json_and_need_quantities_as_they_are():
+    recipe = load_recipe(RECIPE)
+    laws = (MomentumBalance(components=3, width=5.0), MassConstraint(91.2, 2.5))
+    model = replace(recipe.model, heads={"theta": Regression(SquaredError(), laws=laws)})
+    with pytest.raises(UserError, match=r"has laws, .* set tokenizers\.theta\.one_unit"):
+        replace(recipe, model=model)
+    tokenizers = {"x": VectorConfig(3), "theta": VectorConfig(6, one_unit=True)}
+    lawful = replace(recipe, model=model, tokenizers=tokenizers)
+    assert Recipe.from_json(lawful.to_json()) == lawful
 
 
 @pytest.mark.slow

@@ -25,6 +25,24 @@ def test_the_round_trip_is_exact_to_float32_of_the_deviation():
     assert tokenizer.fidelity(rows())["max_error"] < 5e-7
 
 
+def test_in_one_unit_nothing_is_subtracted_and_sums_are_kept(tmp_path):
+    momenta = np.random.default_rng(0).normal((30.0, 0, -2), (5.0, 40, 90), (50, 3))
+    tokenizer = VectorConfig(3, one_unit=True).named("momentum").fit(momenta)
+    (unit,) = set(tokenizer.signature.scales)
+    latents = np.stack([s.latents[0] for s in tokenizer.encode_batch(momenta)])
+    assert np.square(latents).mean() == pytest.approx(1)
+    assert latents.sum(1) * unit == pytest.approx(momenta.sum(1), abs=1e-3)
+    tokenizer.save(tmp_path)
+    assert load(tmp_path).signature == tokenizer.signature
+    with pytest.raises(UserError, match="counts have no unit"):
+        VectorConfig(counts=True, one_unit=True)
+
+
+def test_a_unit_that_is_not_asked_for_leaves_no_trace():
+    assert "one_unit" not in VectorConfig(2).settings
+    assert VectorConfig(2, one_unit=True).settings["one_unit"] is True
+
+
 def test_counts_are_exact_up_to_the_largest():
     tokenizer = VectorConfig(1, counts=True).fit([3])
     counts = [0, 1, 2, 77, 12_345, MOST_COUNT - 1, MOST_COUNT]
