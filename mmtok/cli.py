@@ -501,9 +501,10 @@ def compare(
     Every signal becomes a few features, which the table lists; rows of a table are taken as they
     are. Tests: ks, the mean Kolmogorov-Smirnov distance of the features; sks, the same along random
     directions; sw, sliced Wasserstein-1; fgd, Frechet distance, extrapolated; mmd, quartic kernel;
-    c2st, the AUC of a classifier on held-out signals. A p-value is how often labels at random give
-    a statistic as large. Power says how often the test finds a small, declared difference: where
-    it is low, a large p-value says little.
+    c2st, the AUC of a classifier on held-out signals; particles, the same of a set transformer on
+    what jets are made of. A p-value is how often labels at random give a statistic as large. Power
+    says how often the test finds a small, declared difference: where it is low, a large p-value
+    says little.
     """
     memory_budget.set_limit(max_memory)
     from mmtok.commands.compare import as_json, as_text, columns_of, comma_names

@@ -12,7 +12,8 @@ trained on one half of both and tested on the other, `+-` is half of a 95 % inte
 McNeil 1982). SKS: the sliced Kolmogorov-Smirnov distance of the same observables, each divided by
 its deviation among real jets, with its p-value by permutation, and in units of what two halves of
 real jets of that number stay below in 95 of 100 draws. Tagging: the likelihood ratio of a held-out
-jet under the captions "top jet" and "quark jet".
+jet under the captions "top jet" and "quark jet". Particles: the same AUC of a set transformer on
+the particles themselves.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from mmtok.io.files import write_text
 from mmtok.io.terminal import print_status
 from mmtok.metrics.classifier_test import auc, classifier_test
 from mmtok.metrics.jets import masses, multiplicities, summed_pts
+from mmtok.metrics.particle_test import particle_test
 from mmtok.metrics.statistics import two_sample
 from mmtok.metrics.substructure import substructure
 from mmtok.nn.transformer import TransformerConfig
@@ -242,6 +244,9 @@ def measured(name: str, folder: Path, seed: int, n: int, n_tagged: int) -> dict[
         print_status(f"{name}: drawing {n} of {caption}")
         jets, rate = drawn(run, caption, n, seed)
         figures = compared(observables(jets), observables(real[caption]), seed)
+        particles = particle_test(real[caption][:n], [jet for jet in jets if len(jet)], seed)
+        figures["particles_auc"] = particles.auc
+        figures["particles_half"] = 1.96 * _auc_error(particles.auc, particles.n)
         row["classes"][caption] = figures | {"rate": rate}
         print_status(f"{name}, {caption}: AUC {figures['auc']:.3f}, SKS {figures['sks']:.3f}")
     if name == "autoregressive":
@@ -272,8 +277,9 @@ def _mean_length(run: Run) -> float:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as Markdown."""
-    print("| run | jets | AUC, boosted trees | bar | SKS of halves' 95 % (p) | jets/s |")
-    print("|---|---|---|---|---|---|")
+    head = ("run", "jets", "AUC, boosted trees", "bar", "AUC, particles", "SKS of halves' 95 % (p)")
+    print(f"| {' | '.join(head)} | jets/s |")
+    print("|---" * (len(head) + 1) + "|")
     for row in rows:
         bar = BARS[row["name"]]
         for caption, x in row["classes"].items():
@@ -283,6 +289,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{caption}s",
                 f"{x['auc']:.3f} +- {x['auc_half']:.3f}",
                 f"<= {bar:.2f}: {verdict}",
+                f"{x['particles_auc']:.3f} +- {x['particles_half']:.3f}",
                 f"{x['sks_of_halves']:.2f} ({x['sks_p']:.3f})",
                 f"{x['rate']:.1f}",
             )

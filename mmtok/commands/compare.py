@@ -5,21 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mmtok.commands.compare_points import STDIN, kind_of, read_points, unit_of
+from mmtok.commands.compare_points import STDIN, Read, kind_of, read_points, unit_of
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
 from mmtok.io.terminal import lines_text
 from mmtok.metrics.deformations import Deformation
 from mmtok.metrics.jets import w1
-from mmtok.metrics.statistics import LEAST_POINTS, TESTS, TwoSample, two_sample
+from mmtok.metrics.statistics import (
+    LEAST_POINTS,
+    TESTS,
+    TestResult,
+    TwoSample,
+    of_classifier,
+    two_sample,
+)
 
 DECLARED = Deformation("shift", 0.1)  # the alternative of power, in standard deviations
+PARTICLES = "particles"  # a test of jets that sees all of them, and takes the longest
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def compare(
         b: Another.
         kind: One of KINDS; None finds it by the files' suffixes.
         columns: Of tables: those that are compared.
-        tests: Of `mmtok.metrics.statistics.TESTS`; none for all.
+        tests: Of `mmtok.metrics.statistics.TESTS`; none for all. Of jets also PARTICLES.
         most: Signals of each set, at random; more are left out, and said.
         n_null: Permutations.
         n_power: Pairs of sets that power is of; 0 for none.
@@ -106,8 +115,11 @@ def compare(
         if value < least:
             raise UserError(f"compare: {name} is {value}; it must be at least {least}")
     kind = _kind_of_both(a, b, kind)
+    if PARTICLES in tests and kind != "jets":
+        raise UserError(f"compare: the test {PARTICLES} is of jets, not of {unit_of(kind)}")
     read = [read_points(place, kind, columns, most, reading or {}, seed) for place in (a, b)]
-    names, points, totals = zip(*read, strict=True)
+    names = [side.names for side in read]
+    points = [side.points for side in read]
     if names[0] != names[1]:
         raise UserError(
             f"compare: {a} has the columns {listed(names[0])}, and {b} {listed(names[1])}; name"
@@ -125,17 +137,20 @@ def compare(
     found = two_sample(
         x,
         y,
-        tests or TESTS,
+        [name for name in tests or TESTS if name != PARTICLES],
         n_null=n_null,
         alternative=alternative,
         n_power=n_power,
         classifier=classifier,
         seed=seed,
     )
+    if PARTICLES in tests:
+        by_particles = {PARTICLES: _by_particles(read, n_null, seed)}
+        found = dataclasses.replace(found, tests=found.tests | by_particles)
     return Compared(
         kind,
-        Side(a, x, totals[0]),
-        Side(b, y, totals[1]),
+        Side(a, x, read[0].n_all),
+        Side(b, y, read[1].n_all),
         tuple(np.array(names[0], object)[varied]),
         tuple(np.array(names[0], object)[~varied]),
         found,
@@ -143,6 +158,16 @@ def compare(
         spread[varied],
         _apart(x, y),
     )
+
+
+def _by_particles(read: Sequence[Read], n_null: int, seed: int) -> TestResult:
+    """The AUC of a set transformer on the jets themselves; its power is not measured."""
+    from mmtok.metrics.particle_test import particle_test  # brings torch
+
+    start = time.process_time()
+    a, b = (side.signals for side in read)
+    test = particle_test(a, b, seed, n_null)
+    return of_classifier(PARTICLES, test, time.process_time() - start)
 
 
 def _kind_of_both(a: str, b: str, kind: str | None) -> str:
@@ -194,14 +219,14 @@ def as_text(compared: Compared) -> str:
         )
     if compared.constant:
         lines.append(f"the same in all, so not compared: {', '.join(compared.constant)}")
-    lines += ["", f"{'test':<6} {'statistic':>10} {'null 95 %':>10} {'p-value':>17} {'power':>12}"]
+    lines += ["", f"{'test':<9} {'statistic':>10} {'null 95 %':>10} {'p-value':>17} {'power':>12}"]
     for name, test in found.tests.items():
         power = "-"
         if math.isfinite(test.power):
             power = f"{test.power:.2f} ± {test.power_error:.2f}"
         p = f"{test.p_value:.4f} ± {test.p_error:.4f}"
         lines.append(
-            f"{name:<6} {test.statistic:>10.4g} {test.quantiles[0.95]:>10.4g} {p:>17} {power:>12}"
+            f"{name:<9} {test.statistic:>10.4g} {test.quantiles[0.95]:>10.4g} {p:>17} {power:>12}"
         )
     n_null = next(iter(found.tests.values())).n_null
     lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,23 @@ BY_NAME = ("speech", "image", "jets", "text")  # modalities whose files are told
 STDIN = "-"
 MOST_CHANNELS = 16  # of tokens, whose features are shown
 MISSING = ("", "nan", "null", "none", "na")
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one side.
+
+    Attributes:
+        names: Of the features.
+        points: (n, d).
+        n_all: How many signals there are.
+        signals: Those that the points are of, as `_signals` gives them; () of rows of numbers.
+    """
+
+    names: tuple[str, ...]
+    points: np.ndarray
+    n_all: int
+    signals: Sequence[Any]
 
 
 def unit_of(kind: str) -> str:
@@ -97,8 +115,12 @@ def read_points(
     most: int,
     reading: Mapping[str, Any],
     seed: int,
-) -> tuple[tuple[str, ...], np.ndarray, int]:
-    """Names of the features, points (n, d) of at most `most` signals, and how many there are."""
+) -> Read:
+    """At most `most` signals of a place as points.
+
+    Raises UserError for what cannot be read, and for too few.
+    """
+    chosen: Sequence[Any] = ()
     if place != STDIN and not Path(place).exists():
         raise UserError(f"compare: {place} does not exist")
     if columns and kind not in (NUMBERS, "text"):
@@ -108,8 +130,7 @@ def read_points(
     if kind == NUMBERS:
         names, values = _numbers(Path(place), columns)
         n_all = len(values)
-        chosen = random_subset(range(n_all), most, seed)
-        points = values[chosen]
+        points = values[random_subset(range(n_all), most, seed)]
     else:
         counted = _Counted(_signals(place, kind, columns, reading))
         chosen = random_subset(counted, most, seed)
@@ -122,7 +143,7 @@ def read_points(
     wrong = np.count_nonzero(~np.isfinite(points).all(1))
     if wrong:
         raise UserError(f"compare: {place}: {wrong} {unit_of(kind)} have no finite features")
-    return names, points, n_all
+    return Read(names, points, n_all, chosen)
 
 
 def _too_few(place: str, kind: str, n: int) -> UserError:

@@ -192,7 +192,12 @@ AnyColumns = Annotated[
     ),
 ]
 Tests = Annotated[
-    str | None, Arg("some of ks, sks, sw, fgd, mmd, c2st, with commas (default: all)", "NAME,...")
+    str | None,
+    Arg(
+        "some of ks, sks, sw, fgd, mmd, c2st, with commas (default: all of these); of jets also"
+        " particles, which trains a network",
+        "NAME,...",
+    ),
 ]
 Classifier = Annotated[
     str,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError
-from mmtok.metrics.classifier_test import Classifier, classifier_test
+from mmtok.metrics.classifier_test import Classifier, ClassifierTest, classifier_test
 from mmtok.metrics.deformations import Deformation
 from mmtok.metrics.moments import Frechet, Mmd
 from mmtok.metrics.sliced import DIRECTION_SEED, N_DIRECTIONS, Sliced
@@ -385,8 +385,15 @@ def _c2st(
         pairs = _alternatives(x, y, None, alternative, n_trained, seed)
         p_values = [classifier_test(a, b, classifier, seed, 200).p_value for a, b in pairs]
         found_at = np.array(p_values) < REJECT_BELOW
-    found = NullOf({"c2st": test.auc}, {"c2st": test.null})
-    return _result("c2st", found, found_at, time.process_time() - start, len(x), len(y))
+    return of_classifier("c2st", test, time.process_time() - start, found_at)
+
+
+def of_classifier(
+    name: str, test: ClassifierTest, seconds: float, found_at: np.ndarray | None = None
+) -> TestResult:
+    """A classifier's test as one of the others; found_at: whether p < 0.05, by pair."""
+    found = NullOf({name: test.auc}, {name: test.null})
+    return _result(name, found, found_at, seconds, test.n, test.m)
 
 
 def _llr(log_ratio: tuple[Any, Any], n: int, m: int, n_null: int, seed: int) -> TestResult:

@@ -77,6 +77,24 @@ def test_texts_are_lines_cells_files_and_stdin(tmp_path, monkeypatch):
     assert "share of capitals" in found.constant
 
 
+def test_jets_by_their_particles(tmp_path, rng, monkeypatch):
+    from mmtok.metrics import particle_test
+
+    monkeypatch.setattr(particle_test, "MOST_STEPS", 2)
+    for side in "ab":
+        jets = [np.abs(rng.normal(size=(5 + i % 3, 3))) for i in range(12)]
+        write_jets(tmp_path / f"{side}.npz", jets, ("pt_gev", "eta_rel", "phi_rel"))
+    a, b = (str(tmp_path / f"{side}.npz") for side in "ab")
+    found = compare(a, b, tests=("ks", "particles"), n_null=20, n_power=2).found
+    assert list(found.tests) == ["ks", "particles"]
+    test = found["particles"]
+    assert 0 <= test.statistic <= 1 and test.n_null == 20 and np.isnan(test.power)
+    assert list(compare(a, b, tests=("particles",), n_null=9).found.tests) == ["particles"]
+    with pytest.raises(UserError, match="the test particles is of jets, not of texts"):
+        (tmp_path / "t.txt").write_text("one\ntwo\n")
+        compare(str(tmp_path / "t.txt"), str(tmp_path / "t.txt"), tests=("particles",))
+
+
 def test_sounds_pictures_and_jets(tmp_path, rng):
     for side in "ab":
         for kind in ("sounds", "pictures"):
