@@ -106,8 +106,9 @@ class AnySizePatches(VQPatches):
         padded = [_continued(picture, self.config.patch) for picture in pictures]
         found: dict[int, np.ndarray] = {}
         for some in _alike([p.shape for p in padded], PIXELS_AT_ONCE):
-            stack = torch.from_numpy(np.stack([padded[i] for i in some])).double()
-            codes = self._network.codes(stack.permute(0, 3, 1, 2) / 127.5 - 1)[..., 0]
+            stack = torch.from_numpy(np.stack([padded[i] for i in some])).float()
+            images = stack.permute(0, 3, 1, 2) / 127.5 - 1
+            codes = self._run(self._network.codes, images, images[0, 0].numel())[..., 0]
             found |= dict(zip(some, codes.numpy(), strict=True))
         return [
             Segment(
@@ -137,9 +138,9 @@ class AnySizePatches(VQPatches):
             )
             codes = torch.from_numpy(np.stack([grids[i] for i in some])).long()
             if codes.numel():
-                found |= dict(
-                    zip(some, from_tensor(self._network.images(codes[..., None])), strict=True)
-                )
+                n_pixels = codes[0].numel() * patch**2
+                images = self._run(self._network.images, codes[..., None], n_pixels)
+                found |= dict(zip(some, from_tensor(images), strict=True))
         return [self._cut(found.get(i), segment.info) for i, segment in enumerate(segments)]
 
     def _checked(self, signal: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ image has T = (Y/p)(X/p) frames. torch is imported only where a network is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ from mmtok.tokenizers.patches import (
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from mmtok.nn.autoencoder import KLAutoencoder
 
@@ -199,15 +200,25 @@ class KLPatches(PatchNetwork):
     def __init__(self, config: KLPatchesConfig, network: KLAutoencoder):
         super().__init__(config, network, latent_size=config.latent_size)
 
+    def _typed(self, network: nn.Module) -> nn.Module:
+        """In float64: latents are rounded to float32, so that they are equal in every bit."""
+        return network.double()
+
+    def _run(self, function: Callable, values: torch.Tensor, n_pixels: int) -> torch.Tensor:
+        """As many at once as there are: that shows in no bit of float32."""
+        found: torch.Tensor = function(values.double())
+        return found
+
     def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
-        latents: np.ndarray = self._network.latents(images).flatten(1, 2).float().numpy()
-        return latents
+        latents = self._run(self._network.latents, images, self._n_pixels)
+        found: np.ndarray = latents.flatten(1, 2).float().numpy()
+        return found
 
     def _checked_frames(self, segment: Segment) -> np.ndarray:
         return checked_latents(segment, self.signature)
 
     def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.double().unflatten(1, self.config.grid)
+        return frames.unflatten(1, self.config.grid)
 
     def _figures(self, segments: Sequence[Segment]) -> dict[str, float]:
         return spreads(segments)

@@ -226,8 +226,9 @@ class VQPatches(PatchNetwork):
         super().__init__(config, network, levels=config.quantizer.levels)
 
     def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
-        codes: np.ndarray = self._network.codes(images).flatten(1, 2).numpy()
-        return codes.astype(np.int32)
+        codes = self._run(self._network.codes, images, self._n_pixels)
+        found: np.ndarray = codes.flatten(1, 2).numpy()
+        return found.astype(np.int32)
 
     def _checked_frames(self, segment: Segment) -> np.ndarray:
         codes = checked_codes(segment, self.signature)

@@ -61,8 +61,9 @@ class PatchRows(VQPatches):
         return segment.values.size
 
     def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
-        codes: np.ndarray = self._network.codes(images).flatten(2, 3).numpy()
-        return codes.astype(np.int32)
+        codes = self._run(self._network.codes, images, self._n_pixels)
+        found: np.ndarray = codes.flatten(2, 3).numpy()
+        return found.astype(np.int32)
 
     def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
         columns = self.config.grid[1]

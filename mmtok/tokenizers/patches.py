@@ -7,7 +7,7 @@ X pixels, p patch side. torch is imported only where a network is used.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGES_AT_ONCE = 256  # bounds the memory of a batch
+# A network takes so many pixels at a time, of at most so many images, and at least one image. More
+# are no faster on a processor.
+BATCH_PIXELS = 2**15
+BATCH_IMAGES = 32
 # The largest values of a config's fields. Those that are sizes are bounded so loosely because what
 # a network takes is known only once it is made.
 MOST = {"steps": 10**9}
@@ -272,15 +276,33 @@ class ImageTokenizer(BatchTokenizer):
         return {}
 
 
+def in_batches(
+    function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor, n: int
+) -> torch.Tensor:
+    """A function of rows (N, ...) -> (N, ...), always of n rows at a time.
+
+    What is missing of the last n is filled with zeros. Batches of other sizes are computed by other
+    kernels, which add in another order, so that the last bits would depend on N.
+    """
+    import torch
+
+    found = []
+    for some in values.split(n):
+        filled = some.new_zeros(n, *some.shape[1:])
+        filled[: len(some)] = some
+        found.append(function(filled)[: len(some)])
+    return torch.cat(found)
+
+
 class PatchNetwork(ImageTokenizer):
     """Image of one size <-> a frame per patch, row by row, by a trained network.
 
-    The network runs in float64, so that frames and pixels do not depend on how many images are done
-    at once.
+    Frames and pixels do not depend on how many images are done at once: the network runs in batches
+    of a size that the size of the images decides (`in_batches`).
     """
 
     def __init__(self, config: Any, network: nn.Module, **frame: Any):
-        """Take over a trained network, and change it to float64.
+        """Take over a trained network.
 
         Args:
             config: a NetworkConfig.
@@ -288,9 +310,24 @@ class PatchNetwork(ImageTokenizer):
             frame: what the signature says of a frame: `levels` or `latent_size`.
         """
         self.config = config
-        self._network: Any = network.double().eval().requires_grad_(False)
+        self._network: Any = self._typed(network).eval().requires_grad_(False)
         mark = fingerprint(type(self).__name__, _plain(config), *learned(self._network))
         self.signature = Signature("image", frames=config.n_patches, fingerprint=mark, **frame)
+
+    def _typed(self, network: nn.Module) -> nn.Module:
+        """The network with the numbers that it computes with: float32."""
+        return network.float()
+
+    def _run(self, function: Callable, values: torch.Tensor, n_pixels: int) -> torch.Tensor:
+        """A function of the network, of values (N, ...) of images of so many pixels."""
+        n = min(BATCH_IMAGES, max(1, BATCH_PIXELS // n_pixels))
+        return in_batches(function, values, n)
+
+    @property
+    def _n_pixels(self) -> int:
+        """Of an image of the config's size."""
+        n: int = self.config.height * self.config.width
+        return n
 
     @abstractmethod
     def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
@@ -314,7 +351,7 @@ class PatchNetwork(ImageTokenizer):
         segments: list[Segment] = []
         for start in range(0, len(signals), IMAGES_AT_ONCE):
             some = signals[start : start + IMAGES_AT_ONCE]
-            images = to_tensor(some, self.config, torch.float64)
+            images = to_tensor(some, self.config, torch.float32)
             for frames in self._encode_frames(images):
                 if self.signature.levels:
                     segments.append(Segment("image", codes=frames, info=self.config.info))
@@ -333,7 +370,8 @@ class PatchNetwork(ImageTokenizer):
         for start in range(0, len(segments), IMAGES_AT_ONCE):
             some = segments[start : start + IMAGES_AT_ONCE]
             frames = np.stack([self._checked_frames(segment) for segment in some])
-            signals += from_tensor(self._network.images(self._on_grid(torch.from_numpy(frames))))
+            grid = self._on_grid(torch.from_numpy(frames))
+            signals += from_tensor(self._run(self._network.images, grid, self._n_pixels))
         return signals
 
     def save(self, folder: Path) -> None:
