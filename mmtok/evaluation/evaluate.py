@@ -139,10 +139,16 @@ def _with_guidance(
     tasks: Sequence[TaskEvaluation],
     guidances: Sequence[float],
 ) -> dict[str, Any]:
-    """The figures with those of guidances, TASK_guidance, which are written too."""
+    """The figures with those of guidances, TASK_guidance, which are written too.
+
+    "chosen" among them is the one to take.
+    """
     for task in tasks:
         with counting(run.tokenizers.values(), quiet=True):
-            swept = images.guidance_figures(task, guidances)
+            swept: dict[str, Any] = images.guidance_figures(task, guidances)
+        chosen = images.chosen_guidance(swept)
+        swept["chosen"] = chosen
+        print_status(f"{task}: guidance {chosen:g} is the one to take (sampling.image.guidance)")
         figures = {**figures, f"{task.name}_guidance": swept}
         write_text(run.folder / "evaluation.json", json.dumps(figures, indent=1) + "\n")
     return figures

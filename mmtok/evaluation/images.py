@@ -7,7 +7,7 @@ of samples is read against these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -122,6 +122,30 @@ def guidance_figures(
         task.save_samples(f"{task.name}_guidance_{guidance:g}", reality.prompts, sampled)
         found[f"{guidance:g}"] = reality.figures(sampled)
     return found
+
+
+def chosen_guidance(swept: Mapping[str, Mapping[str, float]]) -> float:
+    """Which of several guidances to take, by the figures of each.
+
+    That of the least Fréchet distance, among those under which the judge sees the name as often as
+    in real pictures after the tokenizer's round trip, as far as so many samples can tell: where
+    that lies in the interval, or below it. That with the most names where there is none.
+    """
+
+    def distance(guidance: str) -> float:
+        return swept[guidance].get("frechet", 0.0)
+
+    def named(guidance: str) -> float:
+        return swept[guidance].get("judge_accuracy", 0.0)
+
+    good = [g for g, x in swept.items() if x.get("judge_accuracy_high", 1) >= _aim(x)]
+    if good:
+        return float(min(good, key=distance))
+    return float(max(swept, key=named))
+
+
+def _aim(figures: Mapping[str, float]) -> float:
+    return figures.get("judge_round_trip", 0.0)
 
 
 def image_from_nothing(task: TaskEvaluation) -> dict[str, float]:

@@ -106,7 +106,16 @@ def _figures_of(run: Run, name: str, values: object) -> Markup:
     if name == "score":
         return _score_table(held_out_scores(run), values)
     classes = {key: figures for key, figures in values.items() if isinstance(figures, Mapping)}
+    chosen = number(values.get("chosen", math.nan))
+    if chosen in classes:
+        classes = {_marked(key, key == chosen): figures for key, figures in classes.items()}
     return _figure_table(classes or {"": values})
+
+
+def _marked(heading: str, chosen: bool) -> str:
+    if chosen:
+        return f"{heading} (chosen)"
+    return heading
 
 
 def _score_table(

@@ -50,8 +50,9 @@ REMARK_INFILLED = (
     " others, and the baseline is the mean of training pictures."
 )
 REMARK_GUIDANCE = (
-    "By guidance. More of it shows the name better and less of all that goes by it: take the least"
-    " distance among those that are named well enough."
+    "By guidance. More of it shows the name better and less of all that goes by it. The one to take"
+    " has the least distance among those under which the judge sees the name as often as in real"
+    " pictures through the tokenizer, as far as so many samples can tell."
 )
 
 

@@ -138,8 +138,11 @@ def test_guidances_are_figures_beside_the_others(tiny_copy, monkeypatch, capsys)
     run = open_run(tiny_copy)
     assert "image_from_text_guidance" not in evaluate(run)
     found = evaluate(run, guidances=(1.0, 2.5))["image_from_text_guidance"]
-    assert "stands" in capsys.readouterr().err and list(found) == ["1", "2.5"]
-    for name, figures in found.items():
+    said = capsys.readouterr().err
+    assert "stands" in said and list(found) == ["1", "2.5", "chosen"]
+    assert f"guidance {found['chosen']:g} is the one to take" in said
+    for name in ("1", "2.5"):
+        figures = found[name]
         assert {"judge_accuracy", "judge_accuracy_low", "frechet", "copies"} <= figures.keys()
         folder = run.folder / "samples" / f"image_from_text_guidance_{name}"
         assert len(list(folder.glob("*.png"))) == run.recipe.n_samples
@@ -149,3 +152,32 @@ def test_guidances_are_figures_beside_the_others(tiny_copy, monkeypatch, capsys)
     run.recipe = replace(run.recipe, tasks=run.recipe.tasks[1:2])
     with pytest.raises(UserError, match="has no task text -> image"):
         evaluate(run, guidances=(2.0,))
+
+
+def swept(**accuracies):
+    """Figures by guidance: the share of names, its interval 0.1 wide; distances grow."""
+    return {
+        guidance: {
+            "judge_accuracy": share,
+            "judge_accuracy_high": share + 0.05,
+            "judge_round_trip": 0.9,
+            "frechet": float(guidance),
+        }
+        for guidance, share in accuracies.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("shares", "chosen"),
+    [
+        ({"1": 0.90, "1.5": 0.95, "3": 0.97}, 1.0),
+        ({"1": 0.70, "1.5": 0.86, "3": 0.97}, 1.5),  # its interval holds 0.9
+        ({"1": 0.30, "1.5": 0.60, "3": 0.55}, 1.5),  # none is good: the best
+    ],
+)
+def test_the_least_guidance_that_names_as_real_pictures_are_is_chosen(shares, chosen):
+    assert images.chosen_guidance(swept(**shares)) == chosen
+
+
+def test_without_a_judge_the_nearest_is_chosen():
+    assert images.chosen_guidance({"1": {"frechet": 2.0}, "2": {"frechet": 1.0}}) == 2.0
