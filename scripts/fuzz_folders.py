@@ -74,6 +74,13 @@ def _jet_vq():
     return JetVQ(config, config.autoencoder())
 
 
+def _jet_autoencoder():
+    from mmtok.tokenizers.jet_autoencoder import JetAutoencoder, JetAutoencoderConfig
+
+    config = JetAutoencoderConfig(2, 2, 8, 1, 2, max_constituents=4)
+    return JetAutoencoder(config, config.network())
+
+
 def _pixel_latents():
     from mmtok.tokenizers.image_latents import PixelLatentsConfig
 
@@ -107,6 +114,7 @@ MAKERS = {
     "klpatches": _kl,
     "jetgrid": _default("jets"),
     "jetvq": _jet_vq,
+    "jetautoencoder": _jet_autoencoder,
 }
 
 

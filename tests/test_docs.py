@@ -73,6 +73,7 @@ SMALL_TOKENIZERS = {
     },
     "recipes/pictures.py": {"image.steps": 5, "image.autoencoder.width": 8},
     "recipes/text.py": {"text.n_pieces": 300},
+    "recipes/latent_jets.py": {"jets.steps": 2, "jets.batch_size": 2, "jets.width": 16},
     "recipes/embed.py": {"image.steps": 5, "image.quantizer.n_codes": 16},
     "recipes/video.py": {
         "tokenizers.video.picture.steps": 5,

@@ -40,6 +40,7 @@ from mmtok.run.streaming import TokenStream
 from mmtok.run.tokenise import tokenise
 from mmtok.run.training import loader_of, save_model, train_decoder
 from mmtok.tokenizers.base import TokenizerConfig
+from mmtok.tokenizers.jet_autoencoder import JetAutoencoderConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.patches import NetworkConfig
 from mmtok.train.checkpoint import has_checkpoint
@@ -200,7 +201,7 @@ def _fit_one(run: Run, modality: str) -> None:
 
 def _n_heldout(config: TokenizerConfig) -> int:
     """How many held-out signals figures are of: a codebook's use is that of all its codes."""
-    if isinstance(config, (NetworkConfig, JetVQConfig)):
+    if isinstance(config, (NetworkConfig, JetVQConfig, JetAutoencoderConfig)):
         return N_HELDOUT_NETWORK
     return N_FIDELITY
 

@@ -64,6 +64,7 @@ from mmtok.tokenizers.codecs import CodecConfig
 from mmtok.tokenizers.image_checkpoints import ImageCheckpointConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.jet_autoencoder import JetAutoencoderConfig
 from mmtok.tokenizers.jet_codes import JetCodesConfig
 from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
@@ -100,6 +101,7 @@ PackageTokenizers = (
     | JetCodesConfig
     | JetLatentsConfig
     | JetVQConfig
+    | JetAutoencoderConfig
     | NumberConfig
     | VectorConfig
     | VideoConfig

@@ -36,6 +36,7 @@ KINDS = {
     "JetCodes": "jet_codes",
     "JetLatents": "jet_latents",
     "JetVQ": "jet_vq",
+    "JetAutoencoder": "jet_autoencoder",
     "Molecule": "molecules",
     "Conformation": "molecules",
     "Number": "numbers",

@@ -24,6 +24,7 @@ from mmtok.io.terminal import print_status
 from mmtok.nn.precision import Precision
 from mmtok.nn.quantize import Codebook, ResidualCodebooks, code_counts, codebook_figures
 from mmtok.nn.set_autoencoder import SetAutoencoder
+from mmtok.tokenizers.jet_autoencoder import JetAutoencoderConfig
 from mmtok.tokenizers.jet_particles import CORE, MOST_ASINH
 from mmtok.tokenizers.jet_vq import LOG_PT, TIMES, JetVQ, JetVQConfig
 from mmtok.tokenizers.quantizers import VQ, ResidualVQ
@@ -50,8 +51,8 @@ class Jets:
         n_cut: jets of which constituents beyond the cap are left out.
     """
 
-    def __init__(self, config: JetVQConfig, signals: Sequence[np.ndarray]):
-        count = config.new_count()
+    def __init__(self, config: JetVQConfig | JetAutoencoderConfig, signals: Sequence[np.ndarray]):
+        count: Any = config.new_count()
         values, n, _ = config.kept(signals, count)
         count.report()
         self.numbers = torch.from_numpy(config.numbers(values)).float()
@@ -136,13 +137,7 @@ class JetFit(NetworkFit):
             eta, phi = (numbers[:, 1:] / TIMES).unbind(1)
         else:
             eta, phi = (CORE * numbers[:, 1:].clamp(-MOST_ASINH, MOST_ASINH).sinh()).unbind(1)
-        eta = eta.clamp(-5, 5)
-        terms = torch.stack([pt, pt * eta.exp(), pt * (-eta).exp(), pt * phi.cos(), pt * phi.sin()])
-        jet = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        sums = terms.new_zeros(5, len(lengths)).index_add_(1, jet, terms)
-        square = sums[1] * sums[2] - sums[3].square() - sums[4].square()  # E^2 - |p|^2
-        mass = square.clamp(min=LEAST_MASS_GEV**2).sqrt()
-        return torch.stack([sums[0].log(), mass.log()], 1)
+        return totals_of(pt, eta, phi, lengths)
 
     @torch.no_grad()
     def health(self) -> dict[str, float]:
@@ -198,6 +193,17 @@ class JetFit(NetworkFit):
                 f" {len(codes):,} constituents that were learned from has them"
             )
         return JetVQ(self.config, self.network)
+
+
+def totals_of(pt: Tensor, eta: Tensor, phi: Tensor, lengths: Tensor) -> Tensor:
+    """ln pt and ln mass (B, 2), in GeV, of jets of lengths (B,) of constituents (N,)."""
+    eta = eta.clamp(-5, 5)
+    terms = torch.stack([pt, pt * eta.exp(), pt * (-eta).exp(), pt * phi.cos(), pt * phi.sin()])
+    jet = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    sums = terms.new_zeros(5, len(lengths)).index_add_(1, jet, terms)
+    square = sums[1] * sums[2] - sums[3].square() - sums[4].square()  # E^2 - |p|^2
+    mass = square.clamp(min=LEAST_MASS_GEV**2).sqrt()
+    return torch.stack([sums[0].log(), mass.log()], 1)
 
 
 def train_jets(

@@ -1,7 +1,7 @@
 """Makes a tokenizer from its config: built, fitted in closed form, or trained by gradients.
 
 Patches of images, and of the pictures of videos, are trained by mmtok.train.image_fit, networks of
-jets by mmtok.train.jet_fit, networks that make sound by mmtok.train.vocoder_fit.
+jets by mmtok.train.jet_fit and jet_set_fit, networks that make sound by mmtok.train.vocoder_fit.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from mmtok.nn.precision import Precision, resolve_precision
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
+from mmtok.tokenizers.jet_autoencoder import JetAutoencoderConfig
 from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.mel import MelConfig
 from mmtok.tokenizers.video import VideoConfig, Videos, as_video
 from mmtok.train.image_fit import KINDS, train_images
 from mmtok.train.jet_fit import train_jets
+from mmtok.train.jet_set_fit import train_jet_sets
 from mmtok.train.network_fit import CPU, Report
 from mmtok.train.vocoder_fit import fit_networks
+
+JETS: dict[type, str] = {JetVQConfig: "codes of jets", JetAutoencoderConfig: "latents of jets"}
 
 
 def fit_tokenizer(
@@ -62,14 +66,14 @@ def fit_tokenizer(
     if isinstance(config, VideoConfig):
         of_pictures = (_pictures(signals), seed, progress, precision, folder, _pictures(heldout))
         return Videos(config, fit_tokenizer(config.picture, *of_pictures))
-    if not isinstance(config, (VQPatchesConfig, KLPatchesConfig, JetVQConfig)):
+    of_images = (VQPatchesConfig, KLPatchesConfig)
+    if not isinstance(config, (*of_images, JetVQConfig, JetAutoencoderConfig)):
         return config.fit(signals)
     chosen = resolve_precision(precision, CPU)
     with ExitStack() as stack:
         if progress is None:
-            label = "learning codes of jets"
-            if not isinstance(config, JetVQConfig):
-                label = f"learning {KINDS[type(config)][0]}"
+            kind: type = type(config)
+            label = f"learning {JETS.get(kind) or KINDS[kind][0]}"
             shown = stack.enter_context(Progress(label, config.steps, "steps"))
             progress = _advancing(shown)
         if folder is None:
@@ -77,6 +81,9 @@ def fit_tokenizer(
         if isinstance(config, JetVQConfig):
             place = folder / "constituents"
             return train_jets(config, signals, seed, progress, chosen, place, heldout)
+        if isinstance(config, JetAutoencoderConfig):
+            place = folder / "jets"
+            return train_jet_sets(config, signals, seed, progress, chosen, place, heldout)
         place = folder / "patches"
         return train_images(config, signals, seed, progress, chosen, place, heldout)
 
