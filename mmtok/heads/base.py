@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmtok.core.runs import SetPlaces
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling, check_settings
@@ -266,6 +267,20 @@ class Context:
 
     states: Tensor
     mask: Tensor
+
+    @classmethod
+    def before(cls, hidden: Tensor, first: Tensor, sets: SetPlaces) -> Context:
+        """The states of each document before its set, of all states hidden (B L, M).
+
+        first (N,): the place behind the set's begin mark.
+        """
+        order = torch.arange(sets.longest_before, device=first.device)
+        places = (first - sets.n_before)[:, None] + order
+        # what is beyond the begin mark is not read: any place will do
+        places = torch.minimum(places, first[:, None] - 1)
+        states = hidden[places]
+        # positions that an encoder has left out have the state 0
+        return cls(states, (order < sets.n_before[:, None]) & states.any(-1))
 
     @property
     def last(self) -> Tensor:

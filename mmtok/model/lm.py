@@ -41,10 +41,10 @@ from mmtok.model.origin import Origin
 from mmtok.model.position_nll import PositionNLL
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
-from mmtok.nn.lora import BasePrecision, LoRA
+from mmtok.nn.lora import BasePrecision, LoRA, without_rows
 from mmtok.nn.perceiver import Perceiver, PerceiverConfig
 from mmtok.nn.transformer import Transformer, TransformerConfig
-from mmtok.nn.uncertainty import TaskVariances
+from mmtok.nn.uncertainty import TaskVariances, measuring_norm
 
 PackageHeads = (
     Parallel
@@ -87,6 +87,9 @@ class DecoderConfig:
         learned_sigma: the training loss of each modality is weighed by a variance that is learned
             beside it (`mmtok.nn.uncertainty`), so that losses of different size count alike. Of one
             that may be negative, as -log of a density, it is left out.
+        balanced_gradients: the training loss of each modality is divided by the norm of its
+            gradient by the states that predict it, which is learned beside it in the place of a
+            variance, so that all pull alike; of one that may be negative too.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -101,8 +104,13 @@ class DecoderConfig:
     embedding: EmbeddingConfig | None = None
     encoders: Mapping[str, PerceiverConfig] = field(default_factory=dict)
     learned_sigma: bool = False
+    balanced_gradients: bool = False
 
     def __post_init__(self) -> None:
+        if self.learned_sigma and self.balanced_gradients:
+            raise UserError(
+                "model: learned_sigma and balanced_gradients both weigh the losses: choose one"
+            )
         if self.lora < 0 or (self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf):
             raise UserError(
                 f"model: lora is {self.lora} and lora_alpha {self.lora_alpha}; the rank must not be"
@@ -164,6 +172,9 @@ class LM(nn.Module):
         self.variances: TaskVariances | None = None
         if config.learned_sigma:
             self.variances = TaskVariances(m for m in signatures if self._loss_is_positive(m))
+        self.gradient_norms: TaskVariances | None = None
+        if config.balanced_gradients:
+            self.gradient_norms = TaskVariances(signatures)
         if config.lora:
             self._freeze_text()
 
@@ -189,7 +200,7 @@ class LM(nn.Module):
                 continue
             table.weight.requires_grad_(self.more_than_text)
             if self.more_than_text:
-                table.weight.register_hook(partial(_without_rows, n=n_frozen))
+                table.weight.register_hook(partial(without_rows, n=n_frozen))
 
     @property
     def more_than_text(self) -> bool:
@@ -385,10 +396,15 @@ class LM(nn.Module):
         hidden = hidden.flatten(0, 1)
         states = hidden.index_select(0, all_predicted - 1)
         states = states.split([len(x) for x in predicted])
+        log_norms = {}
+        if self.gradient_norms is not None and seed is None:
+            log_norms = self.gradient_norms()
         ids = []
         frames = []
         for (m, places), h in zip(batch.index.places.items(), states, strict=True):
             target = batch.ids.flatten()[places.predicted]
+            if m in log_norms:
+                h = measuring_norm(h, log_norms[m])
             if self._ids_are_certain(m):
                 ids.append(upcast(h.new_zeros(len(target))))
             else:
@@ -410,7 +426,7 @@ class LM(nn.Module):
         log_variances = {}
         if self.variances is not None and seed is None:
             log_variances = self.variances()
-        return PositionNLL(spread(ids), spread(frames), contrast, log_variances)
+        return PositionNLL(spread(ids), spread(frames), contrast, log_variances, log_norms)
 
     def _id_nll(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
@@ -485,7 +501,7 @@ class LM(nn.Module):
         sizes = Sizes(sets.n_frames, sets.truncated)
         context: Context | None = None
         if head.config.reads_context:
-            context = _context(hidden, places.predicted[sets.first], sets)
+            context = Context.before(hidden, places.predicted[sets.first], sets)
         first = h[sets.first]
         if seed is None:
             nll = head.loss(first, padded, sizes=sizes, context=context)
@@ -506,17 +522,6 @@ class LM(nn.Module):
         return values[places.values]
 
 
-def _context(hidden: Tensor, first: Tensor, sets: SetPlaces) -> Context:
-    """The states of each document before its set; first (S,): the place behind its begin mark."""
-    order = torch.arange(sets.longest_before, device=first.device)
-    places = (first - sets.n_before)[:, None] + order
-    # what is beyond the begin mark is not read: any place will do
-    places = torch.minimum(places, first[:, None] - 1)
-    states = hidden[places]
-    # positions that an encoder has left out have the state 0
-    return Context(states, (order < sets.n_before[:, None]) & states.any(-1))
-
-
 def _nothing(head: Head) -> Tensor:
     """Nats of no segments: (0,).
 
@@ -524,13 +529,6 @@ def _nothing(head: Head) -> Tensor:
     """
     anything = cast(Tensor, sum(p.sum() for p in head.parameters()))
     return upcast(anything).expand(0)
-
-
-def _without_rows(grad: Tensor, n: int) -> Tensor:
-    """A table's gradient without that of its first n rows."""
-    grad = grad.clone()
-    grad[:n] = 0
-    return grad
 
 
 def fitting_heads(signature: Signature) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmtok.core.batch import Batch, with_index
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.nn.uncertainty import relative
+from mmtok.nn.uncertainty import balanced, relative
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +24,14 @@ class PositionNLL:
         contrast: the sum over documents of the contrastive loss, of a decoder with an embedding in
             training.
         log_variances: modality -> log sigma^2 that its loss is weighed by; none where it is not.
+        log_norms: modality -> log of its gradient's norm, that its loss is divided by; as above.
     """
 
     ids: Tensor
     frames: Tensor
     contrast: Tensor | None = None
     log_variances: Mapping[str, Tensor] = field(default_factory=dict)
+    log_norms: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -46,7 +48,7 @@ def loss_sums(
     predicted positions of the whole global batch. The square root keeps a frame of 80 channels from
     drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any
     other id. With a learned sigma, nats / sqrt(C) of n positions become that over sigma^2, and
-    n log sigma^2.
+    n log sigma^2; with balanced gradients, that over the gradient's norm.
     """
     batch = with_index(batch, vocabulary)
     assert batch.index is not None
@@ -61,6 +63,8 @@ def loss_sums(
         n = len(batch.index.places[m].predicted)
         if m in nll.log_variances:
             loss = relative(loss, nll.log_variances[m], n)
+        if m in nll.log_norms:
+            loss = balanced(loss, nll.log_norms[m], n)
         total = total + weights.get(m, 1.0) * loss
         parts[m] = ((ids + frames).detach(), n)
     return total, parts

@@ -150,3 +150,10 @@ def adapters(module: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
 def is_adapter(name: str) -> bool:
     """Whether a name in a state dict is that of an adapter, or of a scale."""
     return name.endswith((".lora_A", ".lora_B", "_proj.scale"))
+
+
+def without_rows(grad: Tensor, n: int) -> Tensor:
+    """A table's gradient without that of its first n rows, which are frozen."""
+    grad = grad.clone()
+    grad[:n] = 0
+    return grad

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.errors import UserError
 from mmtok.heads.densities import Gaussian
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.heads.quantiles import SquaredError
@@ -94,3 +96,43 @@ def test_noise_levels_are_weighed_by_a_variance_of_their_own():
     head.zero_grad()
     head.loss(h, y).sum().backward()
     assert head.variance.out.weight.grad.any()
+
+
+def test_the_norm_of_each_modality_is_led_to_that_of_its_gradient(monkeypatch):
+    lm = model(balanced_gradients=True)
+    without = model()
+    batch = a_batch(lm.vocabulary)
+    with torch.no_grad():
+        lm.gradient_norms.parameters_of["b"].fill_(0.1)
+    torch.manual_seed(3)
+    total, parts = loss_sums(lm(batch), batch, lm.vocabulary, {})
+    torch.manual_seed(3)
+    plain, same = loss_sums(without(batch), batch, lm.vocabulary, {})
+    assert parts == same
+    loss, n = parts["b"]
+    u = GAIN * torch.tensor(0.1)
+    # a's and c's are 1 at first, and b's may be negative and is weighed all the same
+    assert torch.allclose(total - plain, loss * torch.exp(-u) + n * u - loss)
+    (total / 7).backward()
+    assert all(p.grad is not None for p in lm.parameters())
+
+    states = without.hidden(batch).detach().requires_grad_()
+    monkeypatch.setattr(without, "hidden", lambda _: states)
+    torch.manual_seed(3)
+    nll = without(batch)
+    for i, m in enumerate("abc"):
+        here = batch.modality == i
+        (g,) = torch.autograd.grad((nll.total * here).sum(), states, retain_graph=True)
+        norm = g.norm() * n**0.5
+        factor = torch.exp(-u) if m == "b" else 1.0
+        expected = GAIN * (n - factor * norm) / 7
+        torch.testing.assert_close(lm.gradient_norms.parameters_of[m].grad[0], expected)
+
+
+def test_two_ways_of_weighing_at_once_are_refused_and_scores_know_neither():
+    with pytest.raises(UserError, match="choose one"):
+        replace(CONFIG, learned_sigma=True, balanced_gradients=True)
+    config = replace(CONFIG, heads={**HEADS, "a": Regression(Gaussian())})
+    lm = LM(replace(config, balanced_gradients=True), Vocabulary(VECTORS))
+    with torch.no_grad():
+        assert lm(a_batch(lm.vocabulary), seed=0).log_norms == {}

@@ -1,9 +1,16 @@
 """A learned variance is least at the mean of its loss, of tasks and of noise levels."""
 
+import pytest
 import torch
 from torch import nn
 
-from mmtok.nn.uncertainty import NoiseVariance, TaskVariances, relative
+from mmtok.nn.uncertainty import (
+    NoiseVariance,
+    TaskVariances,
+    balanced,
+    measuring_norm,
+    relative,
+)
 from mmtok.nn.weight_decay import decay_groups
 
 
@@ -65,20 +72,21 @@ def test_a_variance_under_autocast_is_that_of_float32():
     assert torch.equal(found, variance(c))
 
 
-def trained_errors(scales, learned, steps=700):
+def trained_errors(scales, how, steps=600):
     """Task -> the mean squared error of a small network after training, in the task's own unit.
 
-    scales: task -> what its numbers are multiplied by; the tasks are learned in one training.
+    scales: task -> what its numbers are multiplied by; the tasks are learned in one training. how:
+    "equal", "sigma" or "norm".
     """
     torch.manual_seed(0)
     x = torch.linspace(-1, 1, 256)[:, None]
     truths = {"a": torch.sin(4 * x), "b": torch.cos(3 * x)}
-    y = {m: truth + 0.5 * torch.randn(256, 1) for m, truth in truths.items()}
+    y = {m: truth + torch.randn(256, 1) for m, truth in truths.items()}
     trunk = nn.Sequential(nn.Linear(1, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh())
     heads = nn.ModuleDict({m: nn.Linear(12, 1) for m in truths})
     variances = TaskVariances(scales)
     trained = nn.ModuleList([trunk, heads])
-    if learned:
+    if how != "equal":
         trained.append(variances)
     optimiser = torch.optim.Adam(trained.parameters(), lr=0.01)
     for step in range(steps):
@@ -86,10 +94,16 @@ def trained_errors(scales, learned, steps=700):
             group["lr"] = 0.01 * (1 - step / steps)
         total = torch.zeros(())
         for m, scale in scales.items():
-            loss = (heads[m](trunk(x)) - scale * y[m]).square().mean()
-            if learned:
-                loss = relative(loss, variances()[m])
-            total = total + loss
+            u = variances()[m]
+            h = trunk(x)
+            if how == "norm":
+                h = measuring_norm(h, u)
+            loss = (heads[m](h) - scale * y[m]).square().sum()
+            if how == "sigma":
+                loss = relative(loss, u, len(x))
+            if how == "norm":
+                loss = balanced(loss, u, len(x))
+            total = total + loss / len(x)
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -100,12 +114,37 @@ def trained_errors(scales, learned, steps=700):
         }
 
 
-def test_two_badly_scaled_tasks_reach_what_each_has_alone_and_equal_weights_do_not():
+@pytest.mark.parametrize("how", ["sigma", "norm"])
+def test_two_badly_scaled_tasks_reach_what_each_has_alone_and_equal_weights_do_not(how):
     """Within 3 %, where equal weights miss by 10 % and more."""
     scales = {"a": 1e-3, "b": 1.0}
-    alone = {m: trained_errors({m: scale}, True)[m] for m, scale in scales.items()}
-    learned = trained_errors(scales, True)
-    equal = trained_errors(scales, False)
-    assert all(learned[m] < 1.03 * alone[m] for m in scales)
+    alone = {m: trained_errors({m: scale}, how)[m] for m, scale in scales.items()}
+    together = trained_errors(scales, how)
+    equal = trained_errors(scales, "equal")
+    assert all(together[m] < 1.03 * alone[m] for m in scales)
     assert equal["a"] > 1.1 * alone["a"]
     assert equal["b"] < 1.03 * alone["b"]  # the loud one hears nothing of it
+
+
+def test_balanced_losses_pull_alike_whatever_divides_them():
+    """A norm becomes its gradient's to 1 %, of losses a million apart."""
+    scales = {"a": 1e-3, "b": 1.0, "c": 1e3}
+    generator = torch.Generator().manual_seed(0)
+    given = {m: s * torch.randn(64, 5, generator=generator) for m, s in scales.items()}
+    h = torch.zeros(64, 5)
+    norms = TaskVariances(scales)
+    optimiser = torch.optim.AdamW(norms.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    for step in range(800):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * (1 - step / 800)
+        optimiser.zero_grad()
+        total = torch.zeros(())
+        for m, log_norm in norms().items():
+            states = measuring_norm(h.requires_grad_(), log_norm)
+            assert torch.equal(states, h)
+            total = total + balanced((states * given[m]).sum(), log_norm, 64) / 1000
+        total.backward()
+        optimiser.step()
+    for m, log_norm in norms().items():
+        expected = given[m].square().sum(1).mean().sqrt()
+        assert abs(float(log_norm.detach().exp() / expected) - 1) < 0.01
