@@ -156,6 +156,20 @@ def figures_of(recipe: Recipe, folder: Path, scored: bool) -> dict[str, Any]:
     return figures
 
 
+def gains(ours: Mapping[str, Any], theirs: Mapping[str, Any], n: int) -> np.ndarray:
+    """How much smaller our mean absolute errors of n events are: (3, D), with a 95 % interval.
+
+    Rows are the gain 1 - ours / theirs, its lower and its upper end, by the errors of both means as
+    if they were of other events: of the same ones they mostly agree, and the interval is too wide.
+    """
+    means = np.array([ours["absolute_error"], theirs["absolute_error"]])
+    squares = np.square([ours["squared_error"], theirs["squared_error"]])
+    relative = np.sqrt((squares - means**2) / n) / means
+    ratio = means[0] / means[1]
+    half = 1.96 * ratio * np.sqrt(np.square(relative).sum(0))
+    return np.stack([1 - ratio, 1 - ratio - half, 1 - ratio + half])
+
+
 def main() -> None:
     """The figures of a process, and the bars."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -184,8 +198,10 @@ def main() -> None:
         gain = found["Gaussian"]["nats"] - flow["nats"]
         print(f"nats above a Gaussian's: {gain:.3f}: {verdict(gain >= BARS['nats'])}")
         return
-    gains = 1 - np.array(flow["absolute_error"]) / found["SquaredError"]["absolute_error"]
-    print(f"median's gain in absolute error: {gains}: {verdict(gains.min() >= BARS['gain'])}")
+    n_events = NeutrinoEvents("ttbar").n_heldout
+    gain = gains(flow, found["SquaredError"], n_events)
+    print("median's gain in absolute error, and its interval:")
+    print(f"{gain.round(3)}: {verdict(gain[0].min() >= BARS['gain'])}")
 
 
 if __name__ == "__main__":
