@@ -39,7 +39,7 @@ recipe = Recipe(
         "jets": JetGridConfig(bins=(41, 31, 31), totals=("pt_gev", "mass_gev")),
     },
     tasks=(
-        Task(("caption",), ("image",), weight=0.07, cond_dropout=0.1),
+        Task(("caption",), ("image",), weight=0.1, cond_dropout=0.1),
         # shifted and noisy views: reading must not depend on the pixel grid
         Task(("view",), ("caption",), weight=0.115),
         # images are read with rows missing (input_masking)
@@ -47,10 +47,10 @@ recipe = Recipe(
         # strings of words are the last thing learned: which word is next?
         Task(("caption",), ("speech",), weight=0.145, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.185),
-        Task(("caption",), ("jets",), weight=0.145, cond_dropout=0.1),
+        Task(("caption",), ("jets",), weight=0.175, cond_dropout=0.1),
         # A jet's hardest constituents make its shape. More jets fit a step when some are read no
         # further than the totals and 40 constituents.
-        Task(("caption",), ("jets",), weight=0.225, cond_dropout=0.1, max_target_frames=42),
+        Task(("caption",), ("jets",), weight=0.205, cond_dropout=0.1, max_target_frames=42),
     ),
     input_masking={
         # without it, samples become copies of training digits
@@ -69,7 +69,7 @@ recipe = Recipe(
         totals={"jets": 64},
     ),
     train=TrainConfig(
-        steps=1600,
+        steps=1800,
         batch_size=8,
         seq_len=256,
         optimizer="muon",
