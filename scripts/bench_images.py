@@ -14,6 +14,9 @@ seconds, by the Fréchet distance of features of held-out tiles and their copies
 
 fashion: 28 x 28 to 7 x 7 codes of 256, 1,000 steps each, by VQ and by FSQ.
 
+speed (no FOLDER): pictures encoded and decoded in a CPU second, beside the library's quantizer in
+our own networks and beside its example; and 64 samples of 7 x 7 codes.
+
 CPU seconds are those of `resource`, on one thread.
 """
 
@@ -36,9 +39,15 @@ from side_by_side import called
 from timed import verdict
 from torch import Tensor, nn
 
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.metrics.images import frechet, psnr_db
+from mmtok.model.generate import generate
+from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.quantize import book_use, code_counts
+from mmtok.nn.transformer import TransformerConfig
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.image_files import open_image
 from mmtok.tokenizers.autoencoders import StagedConv
@@ -59,6 +68,9 @@ FASHION = VQPatchesConfig(
     28, 28, 1, patch=4, quantizer=VQ(256, rotation=True), autoencoder=StagedConv(), steps=1000
 )
 PROBE_STEPS = 12
+CHOICES = ("natural", "perceptual", "fashion", "speed")
+REPEATS = 9
+N_TIMED = 256  # pictures
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -317,19 +329,137 @@ def fashion(folder: Path, seeds: Sequence[int]) -> None:
             line(f"the library's example, {name}", {"CPU s": spent} | found)
 
 
+# ---- speed
+
+
+def fastest(*works: Callable[[], Any]) -> list[float]:
+    """CPU seconds of each, the least of REPEATS by turns, after one that does not count."""
+    spent: list[list[float]] = [[] for _ in works]
+    for _ in range(1 + REPEATS):
+        for work, times in zip(works, spent, strict=True):
+            start = cpu_seconds()
+            work()
+            times.append(cpu_seconds() - start)
+    return [min(times[1:]) for times in spent]
+
+
+class AtEqualSize(nn.Module):
+    """Our networks around the library's quantizer, in float32, all pictures at once."""
+
+    def __init__(self, network: Any, quantizer: nn.Module):
+        super().__init__()
+        self.encoder = network.encoder
+        self.quantizer = quantizer
+        self.decoder = network.decoder
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, Y, X) -> vectors of codes (B, T, D)."""
+        return self.quantizer(self.encoder(images).flatten(1, 2))[0]
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Vectors of codes (B, T, D) of a square of patches -> (B, C, Y, X)."""
+        side = round(vectors.shape[1] ** 0.5)
+        return self.decoder(vectors.unflatten(1, (side, side)))
+
+
+class ExampleSteps(AtEqualSize):
+    """The library's example, in the two steps."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, Y, X) -> vectors of codes (B, T, D)."""
+        return self.quantizer(self.encoder(images).permute(0, 2, 3, 1).flatten(1, 2))[0]
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Vectors of codes (B, T, D) of a square of patches -> (B, C, Y, X)."""
+        side = round(vectors.shape[1] ** 0.5)
+        return self.decoder(vectors.transpose(1, 2).unflatten(2, (side, side)))
+
+
+@torch.no_grad()
+def speed() -> None:
+    """Pictures encoded and decoded in a CPU second, by untrained networks; 64 samples of 7 x 7."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    for name, config, n_codes in (("32 x 32 RGB", NATURAL, 512), ("28 x 28 grey", FASHION, 256)):
+        rng = np.random.default_rng(0)
+        shape = (N_TIMED, config.height, config.width, config.channels)
+        images = list(rng.integers(0, 256, shape, dtype=np.uint8))
+        network = config.network()
+        network.codebook.vectors.normal_()
+        inputs = to_tensor(images, config, torch.float32)
+        quantizer = VectorQuantize(config.quantizer.size, n_codes)
+        # the same vectors as ours: how long GELU takes depends on its input
+        vectors = network.codebook(network.codes(inputs)).flatten(1, 2)
+        example = ExampleSteps(
+            Example(config.channels, nn.Identity()), VectorQuantize(32, n_codes)
+        ).eval()
+        sides = {
+            "ours": ours_to_time(config.trained(network), images),
+            "the library's quantizer in our networks": theirs_to_time(
+                AtEqualSize(network, quantizer), images, config, vectors
+            ),
+            "the library's example": theirs_to_time(
+                example, images, config, example.encode(inputs)
+            ),
+        }
+        works = [work for pair in sides.values() for work in pair]
+        rates = N_TIMED / np.array(fastest(*works)).reshape(-1, 2)
+        for title, (encoded, decoded) in zip(sides, rates, strict=True):
+            line(f"{name}, {title}", {"encoded/s": encoded, "decoded/s": decoded})
+            encoding, decoding = rates[0] / (encoded, decoded)
+            met = verdict(min(encoding, decoding) >= 1)
+            print(f"ours over it: {encoding:.2f}, {decoding:.2f} (bar 1): {met}", flush=True)
+    (seconds,) = fastest(sampled_grids())
+    print(f"64 samples of 7 x 7 codes: {seconds:.2f} CPU s (bar 3): {verdict(seconds < 3)}")
+
+
+Work = Callable[[], Any]
+
+
+def ours_to_time(tokenizer: Any, images: Sequence[np.ndarray]) -> tuple[Work, Work]:
+    """Encoding images, and decoding what they are encoded to."""
+    segments = tokenizer.encode_batch(images)
+    return (lambda: tokenizer.encode_batch(images), lambda: tokenizer.decode_batch(segments))
+
+
+def theirs_to_time(
+    side: AtEqualSize, images: Sequence[np.ndarray], config: Any, vectors: Tensor
+) -> tuple[Work, Work]:
+    """The same from and to uint8; vectors of codes (N, T, D) are decoded."""
+    side.eval()
+    return (
+        lambda: side.encode(to_tensor(images, config, torch.float32)),
+        lambda: from_tensor(side.decode(vectors)),
+    )
+
+
+def sampled_grids() -> Callable[[], Any]:
+    """Draws 64 pictures of 7 x 7 codes by a decoder of the size of scripts/bench_codes.py's."""
+    signature = Signature("image", (256,), frames=49)
+    config = DecoderConfig(trunk=TransformerConfig(4, 128, 4, 4, 352))
+    lm = LM(config, Vocabulary([signature])).eval()
+    empty = Segment("image", codes=np.zeros((0, 1), np.int32))
+    prompts = [Document((None, empty), (False, True), open_end=True)] * 64
+    return lambda: generate(lm, prompts, Sampling(), torch.Generator().manual_seed(0))
+
+
 def main() -> None:
     """Measures and prints what the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("folder", type=Path, help="of pictures")
+    add("folder", type=Path, nargs="?", help="of pictures; speed needs none")
     add("--fashion", type=Path, help="a folder with MNIST's four files")
-    add("--only", nargs="+", choices=("natural", "perceptual", "fashion"), default=["natural"])
+    add("--only", nargs="+", choices=CHOICES, default=["natural"])
     add("--seconds", type=float, default=60.0, help="CPU seconds of a training")
     add("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if "speed" in options.only:
+        speed()
+    if options.folder is None and set(options.only) & {"natural", "perceptual"}:
+        raise UserError("give the FOLDER of pictures")
     if "natural" in options.only:
         natural(options.folder, options.seconds, options.seeds)
     if "perceptual" in options.only:

@@ -288,8 +288,10 @@ def in_batches(
 
     found = []
     for some in values.split(n):
-        filled = some.new_zeros(n, *some.shape[1:])
-        filled[: len(some)] = some
+        filled = some
+        if len(some) < n:
+            filled = some.new_zeros(n, *some.shape[1:])
+            filled[: len(some)] = some
         found.append(function(filled)[: len(some)])
     return torch.cat(found)
 
