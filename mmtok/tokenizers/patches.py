@@ -288,10 +288,8 @@ def in_batches(
 
     found = []
     for some in values.split(n):
-        filled = some
-        if len(some) < n:
-            filled = some.new_zeros(n, *some.shape[1:])
-            filled[: len(some)] = some
+        filled = some.new_zeros(n, *some.shape[1:])
+        filled[: len(some)] = some  # always a copy: other layouts in memory have other kernels too
         found.append(function(filled)[: len(some)])
     return torch.cat(found)
 
