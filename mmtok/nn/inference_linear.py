@@ -22,7 +22,8 @@ FEW_ROWS = 64  # of more, the usual product of float32 is as fast as any
 MIN_WEIGHTS = 2**17  # fewer float32 weights stay in a core's own cache in any layout
 PROBE_SHAPE = (8, 1024, 512)  # weights of 16 MiB, which no core's own cache holds
 PROBE_SECONDS = 0.03  # per layout
-PROBE_ROUNDS = 8  # at least
+PROBE_ROUNDS = 8  # at least, where they end in time
+PROBE_LIMIT_SECONDS = 1.0  # under load a call of two threads takes a hundred times as long
 GAIN = 1.15  # another layout must be faster by this factor, as it costs a copy
 
 
@@ -226,7 +227,8 @@ def _layouts(n_rows: int) -> dict[str, Callable[[Tensor, Tensor | None], Linear]
 def fastest_layout(n_rows: int, n_threads: int) -> str:
     """The layout of float32 weights in which this CPU multiplies `n_rows` rows fastest.
 
-    It is measured once per process, in about 0.1 s. Results of the layouts differ by rounding.
+    It is measured once per process, in about 0.1 s, or 1 s on a loaded machine. Results of the
+    layouts differ by rounding.
 
     n_threads: torch's number of threads, on which the answer depends.
     """
@@ -259,15 +261,19 @@ def _least_seconds(x: Tensor, sides: Sequence[Sequence[Linear]]) -> list[float]:
     Calls are timed one by one, as on a loaded machine longer stretches are interrupted.
     """
     least = [[float("inf")] * len(layers) for layers in sides]
-    until = time.perf_counter() + PROBE_SECONDS * len(sides)
+    began = time.perf_counter()
     n_rounds = 0
-    while n_rounds < PROBE_ROUNDS or time.perf_counter() < until:
+    passed_s = 0.0
+    while passed_s < PROBE_SECONDS * len(sides) or n_rounds < PROBE_ROUNDS:
         for layers, least_s in zip(sides, least, strict=True):
             for i, layer in enumerate(layers):
                 start = time.perf_counter()
                 layer(x)
                 least_s[i] = min(least_s[i], time.perf_counter() - start)
         n_rounds += 1
+        passed_s = time.perf_counter() - began
+        if passed_s > PROBE_LIMIT_SECONDS:
+            break
     return list(map(sum, least))
 
 
