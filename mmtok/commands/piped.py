@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from mmtok.io import terminal
 
 PIPE = Path("-")
 STDIN = "stdin"  # the name of what comes from there
+# how files begin that are told by their names
+MAGIC = {
+    b"PK\x03\x04": ".npz",
+    b"\x93NUMPY": ".npy",
+    b"PAR1": ".parquet",
+    b"\x89HDF": ".h5",
+    b"root": ".root",
+}
 
 
 @contextmanager
@@ -33,7 +41,20 @@ def spooled(files: Sequence[Path]) -> Iterator[list[Path]]:
         for file in filter(is_pipe, files):
             if file not in copies:
                 copies[file] = _copied(file, Path(folder) / str(len(copies)))
-        yield [copies.get(file, file) for file in files]
+        try:
+            yield [copies.get(file, file) for file in files]
+        except UserError as error:
+            raise UserError(_with_own_names(str(error), copies)) from None
+
+
+def _with_own_names(message: str, copies: Mapping[Path, Path]) -> str:
+    """A message that calls pipes what they are, and not by their copies."""
+    for pipe, copy in copies.items():
+        name = "standard input"
+        if pipe != PIPE:
+            name = str(pipe)
+        message = message.replace(str(copy), name)
+    return message
 
 
 def is_pipe(file: Path) -> bool:
@@ -50,9 +71,17 @@ def _copied(pipe: Path, folder: Path) -> Path:
         return folder / pipe.name
     if sys.stdin.isatty():
         raise UserError("-: standard input is a terminal; send a file into it, or name one")
-    with open(folder / STDIN, "wb") as target:
+    path = folder / STDIN
+    with open(path, "wb") as target:
         shutil.copyfileobj(sys.stdin.buffer, target)
-    return folder / STDIN
+    return path.rename(folder / f"{STDIN}{_suffix_of(path)}")
+
+
+def _suffix_of(path: Path) -> str:
+    """The suffix that says what a file holds; "" where that need not be said."""
+    with open(path, "rb") as file:
+        head = file.read(max(map(len, MAGIC)))
+    return next((suffix for magic, suffix in MAGIC.items() if head.startswith(magic)), "")
 
 
 def check_stdout() -> None:

@@ -92,6 +92,7 @@ class Progress:
         self.note = ""
         self.pace = Pace()
         self._bar: Any = None
+        self._said: tuple[int, str] | None = None  # of the last line
 
     def __enter__(self) -> Self:
         self._start = self._last = self._advanced = time.monotonic()
@@ -135,6 +136,7 @@ class Progress:
 
     def _line(self) -> None:
         self._last = time.monotonic()
+        self._said = self.done, self.note
         if self.quiet:
             return
         count = f"{self.done}"
@@ -149,7 +151,7 @@ class Progress:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif error is None:
+        elif error is None and self._said != (self.done, self.note):
             self._line()
 
 

@@ -36,6 +36,8 @@ REGULAR = b"0\0007"  # types of plain files
 FOLDER = b"5"
 OF_NEXT = b"xgLK"  # types that say something of the next member, or of all
 SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # key and suffix, as webdataset cuts them
+TARS = (".tar",)
+PACKED_TARS = (".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
 N_OPEN = 16  # tars that a process keeps open
 
 

@@ -115,7 +115,7 @@ def _jet(table: CellReader, rows: Rows, column: str, cell: Any, where: str) -> n
     elif isinstance(cell, (list, tuple)) and cell and isinstance(cell[0], Mapping):
         names = _features_in(list(cell[0]), features, where)
         cell = [[constituent.get(name) for name in names] for constituent in cell]
-    return checked_jet(cell, where, features)
+    return checked_jet(cell, where, features, of=f"the column {column!r}")
 
 
 def _features_in(there: Sequence[str], features: Sequence[str], where: str) -> list[str]:

@@ -25,13 +25,12 @@ from mmtok.sources.image_sentences import (
     token_files,
 )
 from mmtok.sources.image_tars import read_tars
-from mmtok.sources.layouts import Layout, check_lost, is_part
+from mmtok.sources.layouts import HELDOUT_NAMES, Layout, check_lost, is_part, own_heldout
 from mmtok.sources.pictures import Pictures, Place, ReadSettings
 from mmtok.sources.screen import Tolerance
 
 Found = tuple[Place, ReadSettings]
 Reader = Callable[[Place, ReadSettings, Tolerance], Pictures]
-HELDOUT_NAMES = ("test", "val", "valid", "validation", "dev", "heldout")
 
 
 def _shown(paths: Sequence[Path], place: Place) -> str:
@@ -290,15 +289,11 @@ class Splits:
 
     def _hint(self, usable: Sequence[int]) -> None:
         """Say that the corpus has splits of its own, which are not used."""
-        parts = dict.fromkeys(part for i in usable for part in self.pictures.parts(i))
-        if len(parts) < 2 or not any(is_part("train", part) for part in parts):
-            return
-        for name in HELDOUT_NAMES:
-            first = next((part for part in parts if is_part(name, part)), None)
-            if first is not None:
-                warnings.warn(
-                    f"{self.shown}: has a split of its own, {first}, and yet a share of all is held"
-                    f" out; heldout={name} keeps it apart",
-                    stacklevel=4,
-                )
-                return
+        own = own_heldout(part for i in usable for part in self.pictures.parts(i))
+        if own is not None:
+            name, first = own
+            warnings.warn(
+                f"{self.shown}: has a split of its own, {first}, and yet a share of all is held"
+                f" out; heldout={name} keeps it apart",
+                stacklevel=4,
+            )

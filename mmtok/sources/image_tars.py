@@ -20,7 +20,7 @@ from mmtok.sources.image_files import PICTURES, decode_image, size_of
 from mmtok.sources.leaks import Content, FilePart, numbered_by_content
 from mmtok.sources.pictures import Pictures, Place, ReadSettings, item_chunks
 from mmtok.sources.screen import Tolerance
-from mmtok.sources.tar_samples import Caption, Tars
+from mmtok.sources.tar_samples import Caption, Tars, tars_of
 
 HEADER_BYTES = 2**14  # of a picture, that mostly hold its size
 N_KNOWN = 4  # corpora whose equal pictures are remembered
@@ -210,7 +210,7 @@ def read_tars(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Tar
 
     Raises UserError where they hold no pictures or no captions, and where too many are broken.
     """
-    tars = Tars(place.with_suffix(".tar"), tolerance, place.shown)
+    tars = Tars(tars_of(place.companions), tolerance, place.shown)
     known = [suffix.lstrip(".") for suffix in PICTURES]
     suffixes = tars.suffixes("image", known, settings.columns)
     caption = tars.caption(settings.columns, settings.names)

@@ -54,6 +54,13 @@ class Cleaned:
                 f"{place}: sorted {counted(self.sorted, 'jet')} by falling pt", stacklevel=3
             )
 
+    def report_kinds(self, place: object) -> None:
+        """Warn of what was done without numbers, as of one jet of many; `place` holds all."""
+        if self.dropped:
+            warnings.warn(f"{place}: particles of zero pt are dropped", stacklevel=3)
+        if self.sorted:
+            warnings.warn(f"{place}: jets are sorted by falling pt", stacklevel=3)
+
 
 def faults_of(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> dict[int, str]:
     """What is wrong with the jets that cannot be used, by their index."""

@@ -466,13 +466,16 @@ def read_jets(
     return jets
 
 
-def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -> np.ndarray:
+def checked_jet(
+    values: object, name: str, features: Sequence[str] = FEATURES, of: str = ""
+) -> np.ndarray:
     """One jet in memory, a list or array (P, F), as `read_jets` would give it.
 
     Args:
         values: the jet.
         name: what messages call it.
         features: its columns.
+        of: what messages call all the jets that it is one of, so that they are the same for each.
 
     Raises:
         UserError: as `read_jets` does, and for a jet without constituents.
@@ -493,5 +496,8 @@ def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -
     for fault in faults_of(array, offsets, pt_column).values():
         raise UserError(f"{name}: jet 0 {fault}")
     jet, _, done = cleaned(array, offsets, pt_column)
-    done.report(name)
+    if of:
+        done.report_kinds(of)
+    else:
+        done.report(name)
     return jet

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -94,16 +94,34 @@ def found_text(layout: str, counts: Mapping[str, int], unit: str) -> str:
 
 # ---- the splits that a corpus publishes
 
+HELDOUT_NAMES = ("test", "val", "valid", "validation", "dev", "heldout")
+
 
 def is_part(name: str, part: str) -> bool:
     """Whether a user's name of a split means a part of a corpus: a folder, a file or a cell.
 
     "train" means train, train.tsv, captions_train2017.json and train-00000-of-00010.parquet, but
-    not training; "dev*.tsv" is a pattern.
+    not training; "fold1" means fold1.csv and not fold10; "dev*.tsv" is a pattern.
     """
     if name == part or fnmatch.fnmatchcase(part, name):
         return True
-    return bool(re.search(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", part))
+    before = "A-Za-z0-9" if name[:1].isdigit() else "A-Za-z"
+    after = "A-Za-z0-9" if name[-1:].isdigit() else "A-Za-z"
+    return bool(re.search(rf"(?<![{before}]){re.escape(name)}(?![{after}])", part))
+
+
+def own_heldout(parts: Iterable[str]) -> tuple[str, str] | None:
+    """The name of a split that a corpus holds out, and the first part that is of it.
+
+    None where the corpus has not both that and parts to train on.
+
+    parts: names of its folders, files or cells that could be of splits.
+    """
+    there = dict.fromkeys(parts)
+    if not any(is_part("train", part) for part in there):
+        return None
+    found = ((name, part) for name in HELDOUT_NAMES for part in there if is_part(name, part))
+    return next(found, None)
 
 
 def check_lost(name: str, where: str, reasons: Sequence[str], unit: str) -> None:

@@ -17,21 +17,20 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.patterns import named_places
 from mmtok.io.tables import SUFFIXES as TABLES
+from mmtok.io.tars import PACKED_TARS, TARS
 from mmtok.io.walk import Found, file_at, folder_at, kind_of, walk
 from mmtok.sources.base import CHUNK, Chunk, Items, batched_lists
 from mmtok.sources.image_files import PICTURES
 from mmtok.sources.leaks import Content
 
 WANTED = "pictures with captions"
-TARS = (".tar",)
-PACKED_TARS = (".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
 CAPTIONS_TEXT = "captions.txt"  # Flickr8k's table
 TOKENS = (".token.txt", ".token")  # of Flickr8k and Flickr30k
 FLICKR_LISTS = ("trainimages.txt", "devimages.txt", "testimages.txt")  # Flickr8k's splits
 IDX = tuple(
     f"{kind}{packed}" for kind in ("idx3-ubyte", "idx1-ubyte") for packed in ("", ".gz", ".xz")
 )
-COMPANIONS = (*TARS, *TABLES, *IDX, CAPTIONS_TEXT, *TOKENS, *FLICKR_LISTS)
+COMPANIONS = (*TARS, *PACKED_TARS, *TABLES, *IDX, CAPTIONS_TEXT, *TOKENS, *FLICKR_LISTS)
 NAMING = (*TABLES, CAPTIONS_TEXT, *TOKENS)  # files that name pictures
 IMAGE_COLUMNS = (
     "file_name", "image", "file", "path", "image_path", "file_path", "image_name", "image_file",
@@ -170,7 +169,7 @@ def place_at(path: str, root: str = "") -> Place:
         folder = Path(os.path.commonpath([file.parent for file in files]))
         pictures = _below(folder, [file for file in files if _ends(file, PICTURES)])
         companions = [file for file in files if _ends(file, COMPANIONS)]
-        if not pictures and not companions:
+        if not pictures and all(_ends(file, PACKED_TARS) for file in companions):
             if _ends(files[0], PACKED_TARS):
                 raise UserError(
                     f"{files[0]}: is packed, and pictures in tars are read by their offset; unpack"

@@ -101,8 +101,20 @@ class SoundFiles:
                 continue
             path = os.path.normpath(os.path.join(base, name)) + suffix
             if os.path.isfile(path):
-                return path
+                return self._spelled(path)
         return None
+
+    def _spelled(self, path: str) -> str:
+        """An absolute path as the files of a relative folder are called: it is the same file."""
+        if self.folder.is_absolute() or not os.path.isabs(path):
+            return path
+        below = os.path.relpath(path, os.path.abspath(self.folder))
+        if not below.startswith(os.pardir):
+            return os.path.normpath(self.folder / below)
+        relative = os.path.relpath(path)
+        if not relative.startswith(os.pardir):
+            return relative
+        return path
 
     @cached_property
     def names(self) -> Names:

@@ -123,6 +123,8 @@ def _first_named(place: Place, suffix: str) -> str:
 
 
 def _which_text(place: Place) -> str:
+    if column := place.settings.columns.get("caption"):
+        return f"captions are the column {column}"
     if place.settings.transcript == "normalized":
         return "captions are the normalized text"
     return BOTH_TEXTS

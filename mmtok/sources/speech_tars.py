@@ -13,7 +13,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.patterns import named_places
 from mmtok.io.tally import Tally
-from mmtok.io.tars import MemberFile, Span, TarIndex, read_span
+from mmtok.io.tars import PACKED_TARS, MemberFile, Span, TarIndex, read_span
 from mmtok.io.walk import walk
 from mmtok.sources.base import Sound
 from mmtok.sources.clips import Clip
@@ -21,7 +21,7 @@ from mmtok.sources.media import SUFFIXES
 from mmtok.sources.sound_files import decode_sound, seconds_of
 from mmtok.sources.speech_columns import SPELLINGS, ReadSettings
 from mmtok.sources.speech_evidence import Place
-from mmtok.sources.tar_samples import Caption, Tars
+from mmtok.sources.tar_samples import Caption, Tars, tars_of
 
 TAR = ".tar"
 
@@ -45,7 +45,7 @@ def tar_clips(path: Path, settings: ReadSettings, tally: Tally) -> Iterable[Clip
     """
     if path.is_dir():
         folder = path
-        files = walk(path, (TAR,)).files
+        files = tars_of(walk(path, (TAR, *PACKED_TARS)).files)
     else:
         files = named_places(str(path), "SpeechFolder", "tars of sounds with texts")
         folder = Path(os.path.commonpath([file.parent for file in files]))

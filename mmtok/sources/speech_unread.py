@@ -9,9 +9,9 @@ from mmtok.errors import UserError
 from mmtok.io.messages import listed
 from mmtok.io.tables import suffix_of
 from mmtok.io.tally import Tally
+from mmtok.io.tars import PACKED_TARS
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
-from mmtok.sources.pictures import PACKED_TARS
 from mmtok.sources.speech_columns import (
     SPELLINGS,
     find_columns,

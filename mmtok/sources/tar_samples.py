@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmtok.io.columns import cell_of, known_column, named_column
 from mmtok.io.messages import listed
 from mmtok.io.strict_json import unique_keys
 from mmtok.io.tally import Tally
-from mmtok.io.tars import TarIndex, read_span, tar_index
+from mmtok.io.tars import PACKED_TARS, TARS, TarIndex, read_span, tar_index
 from mmtok.sources.captions import CAPTION_COLUMNS, caption_of
 from mmtok.sources.screen import Broken, Tolerance
 
@@ -72,6 +73,23 @@ def json_object(found: Any, where: str) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds {type(found).__name__}, not an object")
     return found
+
+
+def tars_of(files: Sequence[Path]) -> list[Path]:
+    """The tars among files, and packed ones, which cannot be used; not where unpacked beside."""
+    plain = [path for path in files if path.name.lower().endswith(TARS)]
+    unpacked = {path.with_suffix("") for path in plain}
+    packed = [
+        path
+        for path in files
+        if path.name.lower().endswith(PACKED_TARS) and _unpacked(path) not in unpacked
+    ]
+    return sorted([*plain, *packed])
+
+
+def _unpacked(path: Path) -> Path:
+    """The path of a packed tar without its suffixes."""
+    return path.with_name(re.sub(r"\.(tgz|tar\.\w+)$", "", path.name, flags=re.IGNORECASE))
 
 
 class Tars:

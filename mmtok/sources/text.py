@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from mmtok.io.messages import counted
 from mmtok.io.tables import CHARACTER_BYTES
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Chunk, Listing, check_heldout_share
-from mmtok.sources.layouts import check_layout
+from mmtok.sources.layouts import check_layout, own_heldout
 from mmtok.sources.leaks import check_leaks
 from mmtok.sources.screen import Screen, ScreenedSource
 from mmtok.sources.text_corpus import (
@@ -166,6 +167,8 @@ class TextFile(ScreenedSource):
         layout = layout_of(place, self.layout or self._asked_layout(place), str(self.path))
         files = place.files(layout, self.columns)
         n_bytes = sum(path.stat().st_size for path in files)
+        if not self.heldout:
+            self._hint(files)
         return f"read as {layout}: {counted(len(files), 'file')} of {n_bytes:,} bytes"
 
     def is_chat(self) -> bool:
@@ -259,6 +262,21 @@ class TextFile(ScreenedSource):
             )
         return CharacterReader(Chunking(self.chunk_chars, self.min_chars, self.document_mark))
 
+    def _hint(self, files: Sequence[Path]) -> None:
+        """Say that the corpus has splits of its own, which are not used."""
+        if self.train or len(files) < 2:
+            return
+        above = os.path.commonpath([file.parent for file in files])
+        parts = (part for file in files for part in Path(os.path.relpath(file, above)).parts)
+        own = own_heldout(parts)
+        if own is not None:
+            name, first = own
+            warnings.warn(
+                f"{self.path}: has a split of its own, {first}, and yet the end of all is held out;"
+                f" heldout={name} keeps it apart",
+                stacklevel=4,
+            )
+
     def _split(
         self, files: Sequence[Path], n_chars: Mapping[Path, int], reader: Reader
     ) -> dict[str, list[Window]]:
@@ -271,6 +289,7 @@ class TextFile(ScreenedSource):
         if self.train:
             train = named_split(others or files, self.train, where, heldout)
         if not heldout:
+            self._hint(train)
             return split_at_share(train, n_chars, self.heldout_share, reader, where)
         if not train:
             raise UserError(f"{where}: all files are held out as {self.heldout!r}; none is left")

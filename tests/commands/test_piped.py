@@ -15,6 +15,7 @@ from mmtok.commands.piped import spooled
 from mmtok.data.tokens import read_tokens
 from mmtok.errors import UserError
 from mmtok.sources.images import write_image
+from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.sound_files import write_sound
 
 
@@ -94,3 +95,17 @@ def test_terminals_are_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert main(["detokenize", "t.parquet", "-o", "-"]) == 2
     assert "nothing for a terminal" in capsys.readouterr().err
+
+
+def test_files_that_are_told_by_their_names_come_from_a_pipe(pipe_in, tmp_path):
+    jets = [np.float32([[30, 0.1, 0.2], [20, -0.1, 0.1]])] * 3
+    write_jets(tmp_path / "j.npz", jets, ("pt_gev", "eta_rel", "phi_rel"))
+    pipe_in((tmp_path / "j.npz").read_bytes())
+    assert main(["tokenize", "jets", "-", "-o", str(tmp_path / "t.parquet")]) == 0
+    assert len(read_tokens(tmp_path / "t.parquet")) == 3
+
+
+def test_messages_call_a_pipe_what_it_is(pipe_in, tmp_path, capsys):
+    pipe_in(b"")
+    assert main(["tokenize", "text", "-", "-o", str(tmp_path / "t.parquet")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "mmtok: standard input: the file is empty"

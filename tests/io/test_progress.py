@@ -106,7 +106,6 @@ def test_lines_come_no_faster_than_asked(capsys, clock):
         "b: 1/3 (0 s) loss 1.5",
         "b: 2/3 (0 s) loss 1.5",
         "b: 3/3 (0 s) loss 1.5",
-        "b: 3/3 (0 s) loss 1.5",
         "a: 3/100 (0 s, about 1 s left)",
     ]
 
@@ -122,3 +121,11 @@ def test_what_is_done_never_passes_the_total(capsys, clock):
         clock(2)
         progress.advance(5)
     assert "5/5 examples" in capsys.readouterr().err and progress.left == ""
+
+
+def test_the_last_line_is_said_once_however_slow_the_work(capsys, clock):
+    with Progress("slow", 2) as progress:
+        for _ in range(2):
+            clock(60)
+            progress.advance()
+    assert capsys.readouterr().err.count("2/2") == 1

@@ -2,6 +2,7 @@
 said in a line.
 """
 
+import gzip
 import io
 import json
 import tarfile
@@ -236,3 +237,13 @@ def test_json_of_a_sample_that_holds_no_caption_is_unusable(tmp_path):
     with pytest.raises(UserError, match="007.json|009.json"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         examples(ImageFolder(str(tmp_path), on_error="raise"))
+
+
+def test_packed_tars_beside_others_are_no_silent_loss(tmp_path):
+    for k in range(2):
+        shard(tmp_path, f"{k}.tar", range(4 * k, 4 * k + 4))
+    content = gzip.compress((tmp_path / "0.tar").read_bytes())
+    (tmp_path / "0.tar.gz").write_bytes(content)  # unpacked beside: the same samples
+    assert len(silently(ImageFolder(str(tmp_path)))) == 8
+    (tmp_path / "0.tar").unlink()
+    refused(ImageFolder(str(tmp_path)), "0.tar.gz: is packed .gzip.*: 1 of 2 tars cannot be used")

@@ -52,4 +52,12 @@ def test_a_word_within_a_word_is_no_split_and_patterns_match():
     assert not is_part("train", "training")
     assert not is_part("val", "validated.tsv")
     assert is_part("val*.tsv", "validated.tsv")
+    for part in ("fold1", "fold1.csv", "data/fold1-0.npz", "fold1_a"):
+        assert is_part("fold1", part.split("/")[-1])
+    for part in ("fold10", "fold10.csv", "fold11", "myfold1"):
+        assert not is_part("fold1", part)
+    assert is_part("1", "1") and is_part("1", "1.0") and is_part("1", "part-1.npz")
+    assert not is_part("1", "10") and not is_part("1", "21") and not is_part("1", "part-01.npz")
+    assert is_part("train2017", "captions_train2017.json")
+    assert not is_part("train-clean-10", "train-clean-100")
     assert is_part("shard-00[0-7].tar", "shard-003.tar")

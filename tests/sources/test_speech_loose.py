@@ -76,3 +76,41 @@ def test_a_folder_without_sounds_names_all_suffixes(tmp_path):
     put_text(tmp_path / "a.md", "x")
     assert ".wav" in said_by(SpeechFolder(str(tmp_path)))
     assert ".m4a" in said_by(SpeechFolder(str(tmp_path)))
+
+
+def test_absolute_names_under_a_relative_place_are_the_same_files(tmp_path, monkeypatch):
+    rows = []
+    for i, name in enumerate("abcd"):
+        path = tmp_path / "c" / "wavs" / f"{name}.wav"
+        put_sound(path, 400 + 30 * i)
+        put_text(tmp_path / "c" / "wavs" / f"{name}.txt", f"own text of {name}")
+        where = str(path) if i % 2 else f"wavs/{name}.wav"
+        rows.append(f'{{"audio_filepath": "{where}", "text": "words of {name}"}}')
+    put_text(tmp_path / "c" / "manifest.jsonl", "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    for place in ("c", str(tmp_path / "c"), "../" + tmp_path.name + "/c"):
+        found, said = read(SpeechFolder(place))
+        assert {caption for caption, _ in found.values()} == {f"words of {x}" for x in "abcd"}
+        assert "4 of 4 sounds with a text beside them were captioned by nemo" in said
+        assert "left out" not in said
+
+
+def test_parts_of_one_recording_are_in_one_split_however_rows_name_it(tmp_path, monkeypatch):
+    files = [tmp_path / "c" / name for name in ("long.wav", "other.wav")]
+    for i, file in enumerate(files):
+        put_sound(file, 2_000 + 100 * i, 1_000)
+    rows = [
+        f'{{"audio_filepath": "{path}", "text": "part {i} of {path[-8:]}", "offset": {0.5 * i},'
+        ' "duration": 0.4}'
+        for file in files
+        for i, path in enumerate((file.name, str(file), file.name))
+    ]
+    put_text(tmp_path / "c" / "manifest.jsonl", "\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    source = SpeechFolder("c")
+    names = {
+        split: {str(example.name).split(" ")[0] for example in source.examples(split)}
+        for split in ("train", "heldout")
+    }
+    assert len(names["train"]) == len(names["heldout"]) == 1
+    assert names["train"] | names["heldout"] == {"c/long.wav", "c/other.wav"}

@@ -426,3 +426,17 @@ def test_positions_in_a_hundred_gigabytes_are_exact(tmp_path, monkeypatch, n_blo
     assert [len(e["text"]) for e in chunk.read()] == [300, 300, 300, 100]
     first = next(iter(source.listing("train").chunks))
     assert (first.first, first.last) == (0, 300 * 256)
+
+
+@pytest.mark.parametrize("names", [("train.txt", "test.txt"), ("train/a.txt", "validation/a.txt")])
+def test_splits_of_its_own_are_said(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name} and more words of it\n" * 20)
+    held = names[1].split("/")[0]
+    with pytest.warns(UserWarning, match=f"has a split of its own, {held}, and yet the end"):
+        list(TextFile(str(tmp_path)).listing("train").chunks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = TextFile(str(tmp_path), heldout=held.removesuffix(".txt"), max_leak_share=1)
+        list(source.listing("heldout").chunks)
