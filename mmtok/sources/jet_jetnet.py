@@ -32,6 +32,7 @@ LOOKED = 200  # jets of JetNet that tell which column is what
 LOOKED_BYTES = 2**22  # of them, at most
 SHARES_SUM = (0.2, 1.1)  # of a jet's shares of pt, in the median
 MOST_OFF = 1.5  # the stated mass over the particles', or the inverse, of the middle half
+UNITS = "pt: ptrel times the jet's, in GeV (as published), angles about the jet's axis"
 JETNET_NAMES = ("ptrel", "deta", "eta_rel", "dphi", "phi_rel", "mask", "jet_pt", "caption")
 JETNET_TYPES = {"g": "gluon", "q": "quark", "t": "top", "w": "W", "z": "Z"}
 
@@ -119,8 +120,9 @@ class JetNetJets(JetReader):
         self._pt_at = _number(self.path, asked, of_jets[:jet_width], JETNET[1])
         if not stated and "jet_pt" not in settings.columns and "mass" in of_jets[:jet_width]:
             self._check_pt(of_jets.index("mass"))
+        self.note = UNITS
         if names != JETNET_PARTS or of_jets != JETNET_JETS:
-            self.note = f"columns {', '.join(names)} and {', '.join(of_jets)}"
+            self.note = f"columns {', '.join(names)} and {', '.join(of_jets)}, {UNITS}"
 
     def _first(self, table: Any) -> np.ndarray:
         """The first rows, to tell by what a table holds."""
