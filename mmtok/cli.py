@@ -207,6 +207,7 @@ def sample(
     }
 
     def work(opened: Run) -> list[Path]:
+        """Draw, and give the paths of what was written."""
         if vocoder is not None:
             opened.take_vocoder(vocoder)
         return sample_or_play(

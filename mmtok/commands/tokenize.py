@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -145,9 +145,10 @@ def tokenize_files(
     if allow_clipping:
         used = _with_clipping(used)
     prepared = preparer(modality, used.config, chosen_preparation(tokenizer, modality, prepare))
+    share = shard_of(how.shard)
     path = out
     if how.shard is not None and not how.parts:
-        path = shard_name(out, *shard_of(how.shard))
+        path = shard_name(out, *share)
     if how.parts:
         _check_folder(path)
     else:
@@ -159,20 +160,19 @@ def tokenize_files(
         names = named_files(files, modality, of_modality)
         own = names
         if not how.parts and not of_modality.many:
-            index, count = shard_of(how.shard)
-            own = dict(islice(names.items(), index, None, count))
+            own = dict(islice(names.items(), share[0], None, share[1]))
         check_headers(of_modality, list(own))
         if how.check and own:
-            first = _first_signals(encoder, next(_chunks(own, modality, of_modality, prepared)))
+            first = _first_signals(encoder, next(_chunks(own, of_modality, prepared)))
             done.checked = len(first)
             done.fidelity = used.fidelity(first)
-        chunks: Iterable[_FileChunk] = _chunks(own, modality, of_modality, prepared)
-        if of_modality.many and not how.parts:
-            chunks = _share_of(list(chunks), *shard_of(how.shard))
-        n = None if of_modality.many else len(own)
+        of_signals = share
+        if how.parts:
+            of_signals = (0, 1)  # parts are shared instead
+        listing = _listing(own, of_modality, prepared, of_signals)
         preparation = to_plain(prepared.preparation)
         made_from = [list(names.values()), preparation, allow_clipping, dict(reading)]
-        _write(done, Listing(chunks, n=n), encoder, made_from, how, workers)
+        _write(done, listing, encoder, made_from, how, workers)
     return done
 
 
@@ -311,8 +311,18 @@ class _FileChunk:
         return [found]
 
 
+def _listing(
+    names: Mapping[Path, str], files: SignalFiles, prepared: Preparer, share: tuple[int, int]
+) -> Listing:
+    """The files as chunks, made when they are asked for; share: of files that hold many signals."""
+    chunks = _chunks(names, files, prepared)
+    if files.many:
+        return Listing(_share_of(list(chunks), *share))
+    return Listing(chunks, n=len(names))
+
+
 def _chunks(
-    names: Mapping[Path, str], modality: str, files: SignalFiles, prepared: Preparer
+    names: Mapping[Path, str], files: SignalFiles, prepared: Preparer
 ) -> Iterator[_FileChunk]:
     """Files in order, so many at a time as may be in memory at once; one where it holds many."""
     chunk: dict[str, str] = {}  # strings are sent to worker processes faster than paths
@@ -321,13 +331,13 @@ def _chunks(
     for path, name in names.items():
         own = _size_of(path)
         if chunk and (len(chunk) == most or size + own > CHUNK_BYTES):
-            yield _FileChunk(chunk, modality, files, prepared.takes)
+            yield _FileChunk(chunk, prepared.modality, files, prepared.takes)
             chunk = {}
             size = 0
         chunk[str(path)] = name
         size += own
     if chunk:
-        yield _FileChunk(chunk, modality, files, prepared.takes)
+        yield _FileChunk(chunk, prepared.modality, files, prepared.takes)
 
 
 def _size_of(path: Path) -> int:

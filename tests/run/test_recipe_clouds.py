@@ -14,6 +14,7 @@ from mmtok.run.recipe import load_recipe
 from mmtok.run.run import open_run
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import read_jets
+from tests.made_jets import write_two_kinds
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "jet_clouds.py"
 HEAD = "--model.heads.jets"
@@ -30,19 +31,7 @@ TASK = '[{"inputs": ["caption"], "targets": ["jets"], "cond_dropout": 0.2}]'
 
 @pytest.fixture(scope="module")
 def jets(tmp_path_factory):
-    """Small jets of two particles, and large ones of five to eight; a caption each."""
-    rng = np.random.default_rng(0)
-    made = []
-    labels = []
-    for i in range(160):
-        n = (2, rng.integers(5, 9))[i % 2]
-        angles = rng.normal(0, 0.2, (2, n))
-        made.append(np.stack([rng.uniform(1, 90, n), *angles], 1).astype(np.float32))
-        labels.append(("small", "large")[i % 2])
-    folder = tmp_path_factory.mktemp("jets")
-    write_jets(folder / "jets.npz", made)
-    (folder / "labels.txt").write_text("\n".join(labels) + "\n")
-    return folder
+    return write_two_kinds(tmp_path_factory.mktemp("jets"))
 
 
 def options(jets, *more):

@@ -20,18 +20,10 @@ from mmtok.tokenizers.quantizers import FSQ, LFQ, VQ, ResidualVQ
 from mmtok.train.jet_fit import JetFit, Jets
 from mmtok.train.tokenizer_fit import fit_tokenizer
 from mmtok.train.trainer import Interrupted
+from tests.made_jets import make_jets
 
 SMALL = {"batch_size": 8, "steps": 20}
 CODES = JetVQConfig(VQ(16, 4), WholeJet(8, 1, 2), **SMALL)
-
-
-def make_jets(n=60, seed=0, most=30):
-    rng = np.random.default_rng(seed)
-    jets = []
-    for _ in range(n):
-        pt = np.exp(rng.normal(1.0, 1.2, rng.integers(1, most)))
-        jets.append(np.stack((pt, *rng.normal(0, 0.2, (2, len(pt)))), 1).astype(np.float32))
-    return jets
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path):

@@ -17,20 +17,12 @@ from mmtok.tokenizers.jet_totals import of_jets
 from mmtok.train.jet_set_fit import JetSetFit, JetSets, decoded_totals
 from mmtok.train.tokenizer_fit import fit_tokenizer
 from mmtok.train.trainer import Interrupted
+from tests.made_jets import make_jets
 
 SMALL = JetAutoencoderConfig(
     2, 4, 16, 1, 2, max_constituents=30, batch_size=8, steps=20, kl_weight=1e-4
 )
 LOSSES = ("matched", "sinkhorn", "chamfer", "sorted")
-
-
-def make_jets(n=60, seed=0, most=30):
-    rng = np.random.default_rng(seed)
-    jets = []
-    for _ in range(n):
-        pt = np.exp(rng.normal(1.0, 1.2, rng.integers(1, most)))
-        jets.append(np.stack((pt, *rng.normal(0, 0.2, (2, len(pt)))), 1).astype(np.float32))
-    return jets
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path):
