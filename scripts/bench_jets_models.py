@@ -244,7 +244,7 @@ def measured(name: str, folder: Path, seed: int, n: int, n_tagged: int) -> dict[
         print_status(f"{name}: drawing {n} of {caption}")
         jets, rate = drawn(run, caption, n, seed)
         figures = compared(observables(jets), observables(real[caption]), seed)
-        particles = particle_test(real[caption][:n], [jet for jet in jets if len(jet)], seed)
+        particles = particle_test(real[caption][:n], jets, seed)
         figures["particles_auc"] = particles.auc
         figures["particles_half"] = 1.96 * _auc_error(particles.auc, particles.n)
         row["classes"][caption] = figures | {"rate": rate}

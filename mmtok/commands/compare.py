@@ -115,8 +115,7 @@ def compare(
         if value < least:
             raise UserError(f"compare: {name} is {value}; it must be at least {least}")
     kind = _kind_of_both(a, b, kind)
-    if PARTICLES in tests and kind != "jets":
-        raise UserError(f"compare: the test {PARTICLES} is of jets, not of {unit_of(kind)}")
+    _check_tests(tests, kind)
     read = [read_points(place, kind, columns, most, reading or {}, seed) for place in (a, b)]
     names = [side.names for side in read]
     points = [side.points for side in read]
@@ -158,6 +157,18 @@ def compare(
         spread[varied],
         _apart(x, y),
     )
+
+
+def _check_tests(tests: Sequence[str], kind: str) -> None:
+    """Raise UserError for a test that there is not, before anything is read."""
+    known: tuple[str, ...] = TESTS
+    if kind == "jets":
+        known = (*TESTS, PARTICLES)
+    for name in tests:
+        if name == PARTICLES and name not in known:
+            raise UserError(f"compare: the test {PARTICLES} is of jets, not of {unit_of(kind)}")
+        if name not in known:
+            raise UserError(f"compare: test {name!r} is unknown; one of {', '.join(known)}")
 
 
 def _by_particles(read: Sequence[Read], n_null: int, seed: int) -> TestResult:
@@ -232,7 +243,7 @@ def as_text(compared: Compared) -> str:
     lines.append(
         f"features are divided by their sd; null: {n_null:,} permutations, seed {found.seed}"
     )
-    if found.alternative:
+    if any(math.isfinite(test.power) for test in found.tests.values()):
         lines.append(f"power: how often p < 0.05 of {found.alternative} sd of every feature")
     return lines_text(lines)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.errors import UserError
 from mmtok.metrics.classifier_test import N_PERMUTATIONS, ClassifierTest, classifier_test
 from mmtok.nn.angles import wrap
 from mmtok.nn.contrastive import AttentionPool
@@ -44,14 +43,11 @@ def particle_test(
 ) -> ClassifierTest:
     """`classifier_test` of two sets of jets (P, F), whose first columns are pt_gev, eta, phi.
 
-    Half a minute on one core for 1,000 jets of 40 particles in each set.
+    Some 15 s on one core for 1,000 jets of 40 particles in each set.
 
-    Raises UserError for less than 4 jets in a set, or a jet without particles.
+    Raises UserError for less than 4 jets in a set.
     """
     jets = [*x, *y]
-    empty = sum(not len(jet) for jet in jets)
-    if empty:
-        raise UserError(f"particle test: {empty} of {len(jets)} jets have no particles; leave out")
     rows = np.arange(len(jets))[:, None]  # the points of the test are numbers of jets
     inputs = [_inputs(jet) for jet in jets]
 
@@ -70,11 +66,14 @@ def _inputs(jet: np.ndarray) -> np.ndarray:
     """A jet (P, F) as numbers of each particle (P, 7) in float32, the last two of the jet.
 
     ln pt, ln of the share of the jet's pt, eta and phi about the pt-weighted centre, ln of the
-    distance from it, ln P, ln of the sum of pt.
+    distance from it, ln (1 + P), ln of the sum of pt. A jet of none, which a generator may give,
+    has one row, of no pt.
     """
+    n = len(jet)
+    if not n:
+        jet = np.zeros((1, 3))
     jet = np.asarray(jet[:, :3], np.float64)
     total = max(jet[:, 0].sum(), TINY_GEV)
-    n = len(jet)
     hardest = np.argsort(-jet[:, 0], kind="stable")[:MOST_PARTICLES]
     pt = np.maximum(jet[:, 0], TINY_GEV)
     eta = jet[:, 1] - pt @ jet[:, 1] / pt.sum()
@@ -86,8 +85,8 @@ def _inputs(jet: np.ndarray) -> np.ndarray:
         eta,
         phi,
         np.log(np.hypot(eta, phi) + 1e-4),
-        np.full(n, np.log(n)),
-        np.full(n, np.log(total)),
+        np.full(len(jet), np.log1p(n)),
+        np.full(len(jet), np.log(total)),
     )
     return np.stack(columns, 1)[hardest].astype(np.float32)
 

@@ -90,6 +90,8 @@ def test_jets_by_their_particles(tmp_path, rng, monkeypatch):
     test = found["particles"]
     assert 0 <= test.statistic <= 1 and test.n_null == 20 and np.isnan(test.power)
     assert list(compare(a, b, tests=("particles",), n_null=9).found.tests) == ["particles"]
+    with pytest.raises(UserError, match="'partcles' is unknown; one of .*c2st, particles$"):
+        compare(a, b, tests=("partcles",))
     with pytest.raises(UserError, match="the test particles is of jets, not of texts"):
         (tmp_path / "t.txt").write_text("one\ntwo\n")
         compare(str(tmp_path / "t.txt"), str(tmp_path / "t.txt"), tests=("particles",))
